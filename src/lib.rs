@@ -1,1 +1,5 @@
-//! x
+//! vmferry: a streaming disk-image conversion engine.
+
+pub mod error;
+pub mod pipeline;
+pub mod source;
