@@ -1,5 +1,13 @@
 //! vmferry: a streaming disk-image conversion engine.
 
+mod conversion;
 pub mod error;
+pub mod image;
 pub mod pipeline;
 pub mod source;
+
+pub use crate::{
+    conversion::{Conversion, ConversionOptions, ConversionReport, ResumePolicy, Target, TreeDigest},
+    error::{Error, ErrorKind, Result},
+};
+pub use vmferry_formats as formats;
