@@ -112,6 +112,17 @@ impl Error {
         self
     }
 
+    /// The same error with one more thing to do next, behind those it has.
+    #[must_use]
+    pub(crate) fn with_further_hint(mut self, hint: impl Into<String>) -> Self {
+        let hint = hint.into();
+        self.hint = Some(match self.hint {
+            Some(first) => format!("{first}\n{hint}"),
+            None => hint,
+        });
+        self
+    }
+
     /// What kind of error this is.
     pub fn kind(&self) -> ErrorKind {
         self.kind

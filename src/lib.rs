@@ -4,7 +4,9 @@ mod conversion;
 pub mod error;
 pub mod image;
 pub mod pipeline;
+mod sink;
 pub mod source;
+mod sys;
 
 pub use crate::{
     conversion::{Conversion, ConversionOptions, ConversionReport, ResumePolicy, Target, TreeDigest},

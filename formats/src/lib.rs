@@ -163,6 +163,24 @@ pub enum WriterSpec {
     Vmdk(vmdk::VmdkOptions),
 }
 
+impl fmt::Display for WriterSpec {
+    /// All parameters with defaults resolved, in a fixed order: equal texts, equal parameters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Qcow2(options) => write!(
+                f,
+                "qcow2 version=3 cluster_bits={} compression={} level={}",
+                options.cluster_bits, options.compression, options.level
+            ),
+            Self::Raw(_) => f.write_str("raw"),
+            Self::Vmdk(options) => {
+                write!(f, "vmdk subformat={} level={}", options.subformat, options.level)?;
+                options.id_seed.as_ref().map_or(Ok(()), |seed| write!(f, " id_seed={seed:?}"))
+            }
+        }
+    }
+}
+
 impl WriterSpec {
     /// The format.
     pub fn format(&self) -> Format {

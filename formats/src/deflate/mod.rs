@@ -36,8 +36,8 @@ impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Best => f.write_str("best"),
-            Self::Default => f.write_str("default"),
-            Self::Fast => f.write_str("fast"),
+            // The two are the same level.
+            Self::Default | Self::Fast => f.write_str("fast"),
             Self::Number(level) => write!(f, "{level}"),
         }
     }

@@ -29,3 +29,12 @@ pub enum Subformat {
 pub fn writer(_options: &VmdkOptions, _size: Option<u64>, _name: &str) -> Result<Box<dyn FormatWriter>> {
     unimplemented!()
 }
+
+impl std::fmt::Display for Subformat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::MonolithicSparse => "monolithicSparse",
+            Self::StreamOptimized => "streamOptimized",
+        })
+    }
+}

@@ -1,0 +1,309 @@
+//! The output's two threads: one executes operations, the other makes them durable.
+//!
+//! Records of chunks travel behind the data that they describe: the writer passes a record on once
+//! its bytes are with the kernel, the committer writes it into the journal once a sync that began
+//! after that has returned. The writer goes on during syncs.
+
+use std::{
+    mem,
+    sync::{Arc, mpsc as std_mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256, digest::common::hazmat::SerializableState as _};
+use tokio::sync::mpsc;
+use vmferry_formats::{digest::Digest, plan::Slot};
+
+use super::{
+    engine::Charge,
+    journal::{Checkpoint, ChunkRecord, Journal, Record, TAIL_LEN},
+    progress::Progress,
+};
+use crate::{
+    error::{Error, Result},
+    sink::{DataSync, Sink},
+};
+
+/// An operation with its bytes.
+#[derive(Debug)]
+pub(crate) enum SinkOp {
+    Append(Vec<Bytes>),
+    Fill { slot: Slot, at: u64, bytes: Bytes },
+    Reserve { slot: Slot, len: u64 },
+    Skip(u64),
+}
+
+/// The operations of one piece of the disk and the record that they are covered by.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) ops: Vec<SinkOp>,
+    pub(crate) record: Option<ChunkRecord>,
+    /// Guest bytes so far that were zero.
+    pub(crate) zero: u64,
+    /// Memory held by the bytes.
+    pub(crate) charge: Charge,
+}
+
+/// How often the output is made durable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CommitPolicy {
+    /// Output bytes between two durable points.
+    pub(crate) bytes: u64,
+    /// Time between them.
+    pub(crate) interval: Duration,
+}
+
+/// The running state of an output beside its bytes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OutputState {
+    /// Bytes so far.
+    pub(crate) position: u64,
+    /// SHA-256 over them, if it is taken in passing.
+    pub(crate) sha256: Option<Sha256>,
+}
+
+/// What is left when an output ends.
+pub(crate) struct OutputEnd {
+    /// The journal, with everything durable recorded.
+    pub(crate) journal: Option<Journal>,
+    /// Makes the rest durable and reads it back.
+    pub(crate) sync: Option<Arc<dyn DataSync>>,
+    /// Hash of the whole output.
+    pub(crate) sha256: Option<Digest>,
+}
+
+/// An output being written.
+pub(crate) struct Output {
+    sender: Option<mpsc::Sender<Command>>,
+    writer: Option<thread::JoinHandle<Result<Option<Sha256>>>>,
+    committer: Option<thread::JoinHandle<(Option<Journal>, Result<()>)>>,
+    sync: Option<Arc<dyn DataSync>>,
+}
+
+enum Command {
+    Batch(Batch),
+    Finish,
+}
+
+struct Written {
+    record: ChunkRecord,
+    zero: u64,
+    sha256: Option<String>,
+}
+
+impl Output {
+    /// Starts the threads of `sink`, which stands at `state.position`.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub(crate) fn start(
+        sink: Box<dyn Sink>,
+        state: OutputState,
+        journal: Option<Journal>,
+        policy: CommitPolicy,
+        progress: Progress,
+    ) -> Result<Self> {
+        let (sender, receiver) = mpsc::channel(QUEUE_LEN);
+        let sync = sink.data_sync();
+        let (records, pending) = std_mpsc::sync_channel(RECORDS_LEN);
+        let committer_sync = sync.clone();
+        let committer = spawn("vmferry-commit", move || commit_all(&pending, committer_sync, journal, policy))?;
+        let writer = spawn("vmferry-write", move || write_all(sink, state, receiver, &records, &progress))?;
+        Ok(Self { sender: Some(sender), writer: Some(writer), committer: Some(committer), sync })
+    }
+
+    /// Queues a batch; waits while the sink is behind.
+    ///
+    /// # Errors
+    /// The output has failed; [`end`](Self::end) says why.
+    pub(crate) async fn send(&self, batch: Batch) -> Result<()> {
+        let sender = self.sender.as_ref().ok_or_else(ended)?;
+        sender.send(Command::Batch(batch)).await.map_err(|_| ended())
+    }
+
+    /// Ends the output: with `finish`, all of it is written; without, what was queued is written
+    /// and recorded, so that a later run can go on (suspend).
+    ///
+    /// # Errors
+    /// What went wrong in the writer or at a sync; the journal comes back in any case.
+    pub(crate) async fn end(mut self, finish: bool) -> (OutputEnd, Result<()>) {
+        let mut result = Ok(());
+        if let Some(sender) = self.sender.take()
+            && finish
+            && sender.send(Command::Finish).await.is_err()
+        {
+            result = Err(ended());
+        }
+        let (writer, committer, sync) = (self.writer.take(), self.committer.take(), self.sync.take());
+        let joined = tokio::task::spawn_blocking(move || {
+            (writer.map(thread::JoinHandle::join), committer.map(thread::JoinHandle::join))
+        });
+        let mut end = OutputEnd { journal: None, sync, sha256: None };
+        match joined.await {
+            Ok((Some(Ok(written)), Some(Ok((journal, committed))))) => {
+                end.journal = journal;
+                // A failed sync is the cause of whatever the writer met afterwards.
+                match (committed, written) {
+                    (Err(error), _) | (Ok(()), Err(error)) => result = Err(error),
+                    (Ok(()), Ok(sha256)) => {
+                        end.sha256 = sha256.map(|hash| Digest::from_bytes(hash.finalize().into()));
+                    }
+                }
+            }
+            _ => result = Err(Error::failed("a thread of the output panicked; this is a bug of vmferry")),
+        }
+        (end, result)
+    }
+}
+
+fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<thread::JoinHandle<T>> {
+    let builder = thread::Builder::new().name(name.into());
+    builder.spawn(body).map_err(|error| Error::failed("cannot start a thread").with_source(error))
+}
+
+fn ended() -> Error {
+    Error::failed("the output ended early")
+}
+
+fn write_all(
+    mut sink: Box<dyn Sink>,
+    mut state: OutputState,
+    mut commands: mpsc::Receiver<Command>,
+    records: &std_mpsc::SyncSender<Written>,
+    progress: &Progress,
+) -> Result<Option<Sha256>> {
+    while let Some(command) = commands.blocking_recv() {
+        let batch = match command {
+            Command::Batch(batch) => batch,
+            Command::Finish => {
+                sink.finish()?;
+                return Ok(state.sha256);
+            }
+        };
+        for op in batch.ops {
+            execute(&mut *sink, op, &mut state, progress)?;
+        }
+        drop(batch.charge);
+        if let Some(record) = batch.record {
+            sink.settle()?;
+            let sha256 = state.sha256.as_ref().map(|hash| BASE64_STANDARD_NO_PAD.encode(hash.serialize()));
+            records.send(Written { record, zero: batch.zero, sha256 }).map_err(|_| ended())?;
+        }
+    }
+    Ok(state.sha256)
+}
+
+fn execute(sink: &mut dyn Sink, op: SinkOp, state: &mut OutputState, progress: &Progress) -> Result<()> {
+    match op {
+        SinkOp::Append(pieces) => {
+            let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+            if let Some(hash) = &mut state.sha256 {
+                pieces.iter().for_each(|piece| hash.update(piece));
+            }
+            sink.append(&pieces)?;
+            state.position += len;
+            progress.add_written(len);
+        }
+        SinkOp::Skip(len) => {
+            if let Some(hash) = &mut state.sha256 {
+                hash_zeros(hash, len);
+            }
+            sink.skip(len)?;
+            state.position += len;
+        }
+        SinkOp::Reserve { slot, len } => {
+            sink.reserve(slot, len)?;
+            state.position += len;
+        }
+        SinkOp::Fill { slot, at, bytes } => {
+            progress.add_written(bytes.len() as u64);
+            sink.fill(slot, at, &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn hash_zeros(hash: &mut Sha256, mut len: u64) {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    while len > 0 {
+        let step = len.min(ZEROS.len() as u64);
+        hash.update(&ZEROS[..usize::try_from(step).unwrap_or(ZEROS.len())]);
+        len -= step;
+    }
+}
+
+fn commit_all(
+    pending: &std_mpsc::Receiver<Written>,
+    sync: Option<Arc<dyn DataSync>>,
+    journal: Option<Journal>,
+    policy: CommitPolicy,
+) -> (Option<Journal>, Result<()>) {
+    let (Some(sync), Some(journal)) = (sync, journal) else {
+        // Nothing to make durable: only take the records off the writer's hands.
+        while pending.recv().is_ok() {}
+        return (None, Ok(()));
+    };
+    let mut committer = Committer { sync, journal, records: Vec::new(), last: None, committed: 0 };
+    let result = committer.run(pending, policy);
+    (Some(committer.journal), result)
+}
+
+struct Committer {
+    sync: Arc<dyn DataSync>,
+    journal: Journal,
+    records: Vec<ChunkRecord>,
+    last: Option<Checkpoint>,
+    committed: u64,
+}
+
+impl Committer {
+    fn run(&mut self, pending: &std_mpsc::Receiver<Written>, policy: CommitPolicy) -> Result<()> {
+        let mut due = Instant::now() + policy.interval;
+        loop {
+            let wait = due.saturating_duration_since(Instant::now());
+            let more = match pending.recv_timeout(wait) {
+                Ok(written) => {
+                    self.take(written);
+                    true
+                }
+                Err(std_mpsc::RecvTimeoutError::Timeout) => true,
+                Err(std_mpsc::RecvTimeoutError::Disconnected) => false,
+            };
+            let bytes = self.last.as_ref().map_or(0, |point| point.out.saturating_sub(self.committed));
+            if !more || bytes >= policy.bytes || Instant::now() >= due {
+                self.commit()?;
+                due = Instant::now() + policy.interval;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, written: Written) {
+        let Written { record, zero, sha256 } = written;
+        let tail_len = record.out.min(TAIL_LEN);
+        self.last = Some(Checkpoint { at: record.at + record.len, out: record.out, zero, tail_len, tail_crc: 0, sha256 });
+        if !self.records.last_mut().is_some_and(|last| last.join(&record)) {
+            self.records.push(record);
+        }
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        let Some(mut point) = self.last.take() else { return Ok(()) };
+        self.sync.sync()?;
+        point.tail_crc = self.sync.tail_crc(point.out, point.tail_len)?;
+        self.committed = point.out;
+        let records = mem::take(&mut self.records).into_iter().map(Record::Chunk);
+        self.journal.append(records.chain([Record::Checkpoint(point)]))
+    }
+}
+
+/// Batches that wait for the sink.
+const QUEUE_LEN: usize = 4;
+
+/// Records that wait for a sync.
+const RECORDS_LEN: usize = 4096;

@@ -1,0 +1,279 @@
+//! What an output is called while it is made, and how it gets its final name.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{CWD, RenameFlags};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    journal::{Closed, Journal},
+    manifest::{self, Head, ManifestWriter, Tail},
+    process::Check,
+    stages::ExpectedChecks as _,
+};
+use crate::error::{Error, Result};
+
+/// The files of an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TargetPaths {
+    /// Final path.
+    pub(crate) output: PathBuf,
+    /// Where the bytes go until they are complete: `<output>.partial`, or the device itself.
+    pub(crate) partial: PathBuf,
+    pub(crate) journal: PathBuf,
+    pub(crate) manifest: PathBuf,
+    pub(crate) is_device: bool,
+    pub(crate) force: bool,
+}
+
+impl TargetPaths {
+    /// Names the files for `output`.
+    ///
+    /// # Errors
+    /// The output cannot be looked at, or there is no place for a device's journal.
+    pub(crate) fn new(output: &Path, journal: Option<&Path>, force: bool) -> Result<Self> {
+        let found = match fs::metadata(output) {
+            Ok(found) => Some(found),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(Error::io("look at", output, error)),
+        };
+        let file_name = output.file_name().ok_or_else(|| Error::usage(format!("{} is not a file name", output.display())))?;
+        if output.as_os_str().as_bytes().ends_with(b"/") || found.as_ref().is_some_and(fs::Metadata::is_dir) {
+            return Err(Error::usage(format!("{} is a directory", output.display()))
+                .with_hint("name the file to write"));
+        }
+        let is_device = found.as_ref().is_some_and(|found| found.file_type().is_block_device());
+        if let Some(found) = &found
+            && !is_device
+            && !found.is_file()
+        {
+            return Err(Error::refused(format!("{} is neither a file nor a block device", output.display()))
+                .with_hint("use - to write to a pipe"));
+        }
+        let beside = |suffix: &str| {
+            let mut name = file_name.to_owned();
+            name.push(suffix);
+            output.with_file_name(name)
+        };
+        let in_state = |suffix: &str| state_file(output, suffix);
+        let (partial, default_journal, manifest) = if is_device {
+            (output.to_owned(), in_state(".journal")?, in_state(".vmferry.jsonl")?)
+        } else {
+            (beside(".partial"), beside(".partial.journal"), beside(".vmferry.jsonl"))
+        };
+        let journal = journal.map_or(default_journal, Path::to_owned);
+        Ok(Self { output: output.to_owned(), partial, journal, manifest, is_device, force })
+    }
+
+    /// Final base name of the output.
+    pub(crate) fn base_name(&self) -> String {
+        self.output.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+
+    /// Refuses what the user did not ask to overwrite.
+    ///
+    /// # Errors
+    /// The output or its manifest exists and there is no `force`.
+    pub(crate) fn check_free(&self, with_manifest: bool) -> Result<()> {
+        if self.force {
+            return Ok(());
+        }
+        if self.is_device {
+            return Err(Error::refused(format!("{} is a block device; its content would be overwritten", self.output.display()))
+                .with_hint("say --force if that is what you want"));
+        }
+        for path in [Some(&self.output), with_manifest.then_some(&self.manifest)].into_iter().flatten() {
+            if fs::symlink_metadata(path).is_ok() {
+                return Err(Error::refused(format!("{} exists", path.display()))
+                    .with_hint("choose another name, or say --force to overwrite it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the partial output, or opens the device, empty. Nothing may stand in the way.
+    ///
+    /// # Errors
+    /// It exists, or cannot be created, or the device is in use.
+    pub(crate) fn create(&self) -> Result<File> {
+        if self.is_device {
+            return self.open_device();
+        }
+        let created = OpenOptions::new().read(true).write(true).create_new(true).open(&self.partial);
+        created.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Error::refused(format!("{} is in the way", self.partial.display()))
+                .with_hint("it belongs to no journal: remove it, or say --restart"),
+            _ => Error::io("create", &self.partial, error),
+        })
+    }
+
+    /// Opens the partial output of an earlier run.
+    ///
+    /// # Errors
+    /// It is gone or cannot be opened.
+    pub(crate) fn reopen(&self) -> Result<File> {
+        if self.is_device {
+            return self.open_device();
+        }
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(NOFOLLOW).open(&self.partial);
+        opened.map_err(|error| Error::io("open", &self.partial, error).with_hint("start again with --restart"))
+    }
+
+    fn open_device(&self) -> Result<File> {
+        // Without O_CREAT, O_EXCL means that nobody has the device mounted or otherwise in use.
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(EXCL).open(&self.output);
+        opened.map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => Error::refused(format!("{} is in use", self.output.display()))
+                .with_hint("unmount it, or stop what uses it"),
+            _ => Error::io("open", &self.output, error),
+        })
+    }
+
+    /// Removes what an earlier run left, on the user's word.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub(crate) fn discard(&self) -> Result<()> {
+        if self.is_device {
+            return Ok(());
+        }
+        match fs::remove_file(&self.partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &self.partial, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the directory entries of the output durable.
+    ///
+    /// # Errors
+    /// The directory cannot be synced.
+    pub(crate) fn sync_directory(&self) -> Result<()> {
+        let mut directories = vec![parent(&self.journal)];
+        if !self.is_device && parent(&self.output) != directories[0] {
+            directories.push(parent(&self.output));
+        }
+        for directory in directories {
+            let synced = File::open(directory).and_then(|opened| opened.sync_all());
+            synced.map_err(|error| Error::io("sync the directory", directory, error))?;
+        }
+        Ok(())
+    }
+
+    /// The steps behind the closing record: rename, manifest, directory, journal. Each may have
+    /// been done by a run that was killed in between.
+    ///
+    /// # Errors
+    /// A step failed; running the same command again takes it up here.
+    pub(crate) fn complete(&self, journal: Journal, closed: &Closed, head: Option<&Head>) -> Result<Option<PathBuf>> {
+        if !self.is_device && fs::symlink_metadata(&self.partial).is_ok() {
+            self.rename(&self.partial, &self.output)?;
+        }
+        let manifest = match head {
+            Some(head) => Some(self.write_manifest(&journal, head, closed)?),
+            None => None,
+        };
+        self.sync_directory()?;
+        journal.remove()?;
+        self.sync_directory()?;
+        Ok(manifest)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        let flags = if self.force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        match rustix::fs::renameat_with(CWD, from, CWD, to, flags) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::EXIST) => Err(Error::refused(format!("{} appeared while it was being made", to.display()))
+                .with_hint(format!("the complete image is {}; move it yourself, or run again with --force", from.display()))),
+            // A file system without RENAME_NOREPLACE: a hard link refuses to replace as well.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                let linked = fs::hard_link(from, to).and_then(|()| fs::remove_file(from));
+                linked.map_err(|error| Error::io("give its final name to", from, error))
+            }
+            Err(error) => Err(Error::io("give its final name to", from, error.into())),
+        }
+    }
+
+    /// Writes the manifest from the journal, so that it is the same whether the run was resumed.
+    fn write_manifest(&self, journal: &Journal, head: &Head, closed: &Closed) -> Result<PathBuf> {
+        let mut name = self.manifest.clone().into_os_string();
+        name.push(".partial");
+        let partial = PathBuf::from(name);
+        let failed = |error| Error::io("write", &partial, error);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(NOFOLLOW).open(&partial).map_err(failed)?;
+        let mut writer = ManifestWriter::new(file, head)?;
+        let mut chunks = journal.reader()?;
+        while let Some((at, len, check)) = chunks.next_run()? {
+            if let Check::Digest(digest) = check {
+                writer.push(at, len, digest)?;
+            }
+        }
+        let tail = Tail {
+            tree: closed.tree.clone().unwrap_or_default(),
+            output_size: closed.output_size,
+            file_sha256: closed.file_sha256.clone(),
+        };
+        let mut file = writer.finish(&tail)?;
+        file.flush().and_then(|()| file.sync_data()).map_err(failed)?;
+        fs::rename(&partial, &self.manifest).map_err(|error| Error::io("rename", &partial, error))?;
+        Ok(self.manifest.clone())
+    }
+}
+
+/// First line of the manifest of an output.
+pub(crate) fn manifest_head(spec: &vmferry_formats::WriterSpec, algorithm: vmferry_formats::digest::Algorithm, size: u64) -> Head {
+    Head {
+        version: manifest::VERSION,
+        format: spec.format().name().into(),
+        parameters: spec.to_string(),
+        virtual_size: size,
+        content_size: size.next_multiple_of(512),
+        digest: format!("tree-{algorithm}"),
+        leaf_size: vmferry_formats::chunk::LEAF_LEN as u64,
+        chunk_size: vmferry_formats::chunk::CHUNK_LEN,
+    }
+}
+
+/// Whether two paths lead to the same file.
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
+    match (fs::metadata(a), fs::metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Where state about a target lives that has no file beside it.
+fn state_file(target: &Path, suffix: &str) -> Result<PathBuf> {
+    let absolute = fs::canonicalize(target).map_err(|error| Error::io("look at", target, error))?;
+    let base = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state")))
+        .ok_or_else(|| {
+            Error::usage("there is no directory for the journal: neither XDG_STATE_HOME nor HOME is set")
+                .with_hint("name one with --journal PATH")
+        })?;
+    let directory = base.join("vmferry");
+    fs::create_dir_all(&directory).map_err(|error| Error::io("create", &directory, error))?;
+    let hash = Sha256::digest(absolute.as_os_str().as_bytes());
+    let name: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(directory.join(name + suffix))
+}
+
+/// O_NOFOLLOW and O_EXCL as `custom_flags` takes them.
+const NOFOLLOW: i32 = libc::O_NOFOLLOW;
+const EXCL: i32 = libc::O_EXCL;

@@ -1,0 +1,79 @@
+//! Where outputs go. A sink executes operations strictly forward, but for fills of what was
+//! reserved; the pipeline drives it from one writer thread.
+
+mod block;
+mod file;
+mod pipe;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use vmferry_formats::plan::Slot;
+
+pub(crate) use self::{
+    block::BlockSink,
+    file::{FileSink, tail_crc},
+    pipe::PipeSink,
+};
+use crate::error::Result;
+
+/// Takes the bytes of an output in order.
+pub(crate) trait Sink: Send {
+    /// Writes `pieces` back to back; they are released when this returns.
+    ///
+    /// # Errors
+    /// The bytes could not be written; the output is unusable behind the last durable point.
+    fn append(&mut self, pieces: &[Bytes]) -> Result<()>;
+
+    /// Makes the next `len` bytes read as zeros.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    fn skip(&mut self, len: u64) -> Result<()>;
+
+    /// Sets the next `len` bytes aside for [`fill`](Self::fill); until then they read as zeros.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append), or the sink cannot go back.
+    fn reserve(&mut self, slot: Slot, len: u64) -> Result<()>;
+
+    /// Writes into a reserved range. Used again on resume, where the slot was reserved before.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    fn fill(&mut self, slot: Slot, at: u64, bytes: &Bytes) -> Result<()>;
+
+    /// Called before a record counts what was written so far: the output has its length then.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called once all operations are executed: gives the output its exact length, zeroes what is
+    /// left of a device.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    fn finish(&mut self) -> Result<()>;
+
+    /// Makes what was written durable, from any thread; `None` where nothing can be (a pipe).
+    fn data_sync(&self) -> Option<Arc<dyn DataSync>>;
+}
+
+/// Makes an output durable.
+pub(crate) trait DataSync: Send + Sync {
+    /// Returns once everything that was written before the call is on stable storage. A failure is
+    /// final: nothing since the last success may be trusted.
+    ///
+    /// # Errors
+    /// The data may be lost.
+    fn sync(&self) -> Result<()>;
+
+    /// CRC-32C of the `len` bytes before `end` of the output.
+    ///
+    /// # Errors
+    /// They cannot be read back.
+    fn tail_crc(&self, end: u64, len: u64) -> Result<u32>;
+}
