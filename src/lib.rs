@@ -7,6 +7,7 @@ pub mod pipeline;
 mod sink;
 pub mod source;
 mod sys;
+mod tls;
 
 pub use crate::{
     conversion::{Conversion, ConversionOptions, ConversionReport, ResumePolicy, Target, TreeDigest},

@@ -9,6 +9,7 @@
 mod file;
 mod http;
 mod image;
+mod num;
 mod open;
 mod random;
 mod stream;
@@ -78,6 +79,15 @@ pub trait ByteStore: Send + Sync + 'static {
 
     /// Most reads that are worth having in flight at once.
     fn concurrency(&self) -> usize;
+
+    /// Whether the store still is what it was when it was opened, as far as it can tell: to be
+    /// asked behind the last read, before anybody calls the copy complete.
+    ///
+    /// # Errors
+    /// It has changed, or cannot be asked.
+    fn check_unchanged(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What must not change between the runs that write one output.
