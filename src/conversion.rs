@@ -175,8 +175,11 @@ impl Conversion {
                     Error::refused("a VMDK begins with its capacity, and the size of the source is not known")
                         .with_hint("state it with --source-size, or write to a file")
                 }
-                _ => Error::refused(format!("{} cannot be written to a pipe: its tables come late", self.spec.format()))
-                    .with_hint("a pipe takes raw and vmdk (streamOptimized); or name a file"),
+                _ => Error::refused(format!(
+                    "{} cannot be written to a pipe: its tables come late",
+                    self.spec.format()
+                ))
+                .with_hint("a pipe takes raw and vmdk (streamOptimized); or name a file"),
             });
         }
         self.progress.set_total(size);
@@ -216,14 +219,22 @@ impl Conversion {
         })
     }
 
-    async fn to_path(&self, path: PathBuf, opened: OpenedSource, started: Instant) -> Result<ConversionReport> {
+    async fn to_path(
+        &self,
+        path: PathBuf,
+        opened: OpenedSource,
+        started: Instant,
+    ) -> Result<ConversionReport> {
         let options = &self.options;
         let paths = TargetPaths::new(&path, options.journal.as_deref(), options.force)?;
         if same_file(Path::new(&self.source), &path) {
-            return Err(Error::refused(format!("{} is the source itself", path.display())).with_hint("choose another output"));
+            return Err(Error::refused(format!("{} is the source itself", path.display()))
+                .with_hint("choose another output"));
         }
         if paths.is_device && !matches!(self.spec, WriterSpec::Raw(_) | WriterSpec::Qcow2(_)) {
-            return Err(Error::refused("a block device takes raw and qcow2 only").with_hint("use -O raw or -O qcow2"));
+            return Err(
+                Error::refused("a block device takes raw and qcow2 only").with_hint("use -O raw or -O qcow2")
+            );
         }
         let with_manifest = options.manifest && options.digest.is_some();
         let size = size_of(&opened.source);
@@ -233,7 +244,8 @@ impl Conversion {
             paths.check_free(with_manifest)?;
         }
         let header = self.header(&opened, &paths, &*writer, size);
-        let mut job = FileJob { conversion: self, paths, header, with_manifest, warnings: Vec::new(), started };
+        let mut job =
+            FileJob { conversion: self, paths, header, with_manifest, warnings: Vec::new(), started };
         let journal = Journal::open(&job.paths.journal)?;
         let start = match job.start(journal, &opened.source, writer)? {
             Start::Complete(report) => return Ok(*report),
@@ -260,7 +272,13 @@ impl Conversion {
         }
     }
 
-    fn header(&self, opened: &OpenedSource, paths: &TargetPaths, writer: &dyn FormatWriter, size: Option<u64>) -> Header {
+    fn header(
+        &self,
+        opened: &OpenedSource,
+        paths: &TargetPaths,
+        writer: &dyn FormatWriter,
+        size: Option<u64>,
+    ) -> Header {
         let identity = match &opened.source {
             Source::Random(plan) => plan.identity(),
             Source::Stream(stream) => stream.identity(),
@@ -284,7 +302,9 @@ impl Conversion {
     fn takes_file_hash(&self, writer: &dyn FormatWriter) -> bool {
         match &self.spec {
             WriterSpec::Raw(_) => self.options.flat_sha256,
-            WriterSpec::Vmdk(_) => !writer.fills_late() && (self.options.digest.is_some() || self.options.flat_sha256),
+            WriterSpec::Vmdk(_) => {
+                !writer.fills_late() && (self.options.digest.is_some() || self.options.flat_sha256)
+            }
             _ => false,
         }
     }
@@ -337,28 +357,44 @@ struct Begin {
 
 impl FileJob<'_> {
     /// Looks at what an earlier run left and sets the output up.
-    fn start(&mut self, mut journal: Journal, source: &Source, writer: Box<dyn FormatWriter>) -> Result<Start> {
+    fn start(
+        &mut self,
+        mut journal: Journal,
+        source: &Source,
+        writer: Box<dyn FormatWriter>,
+    ) -> Result<Start> {
         let options = &self.conversion.options;
         let summary = journal.summary()?;
         let is_empty = summary.is_none();
         let fresh = match (summary, options.resume) {
             (None, _) | (_, ResumePolicy::Restart) => true,
             (Some(_), ResumePolicy::Refuse) => {
-                return Err(Error::refused(format!("{} is a partial output of an earlier run", self.paths.partial.display()))
-                    .with_hint("without --no-resume it is taken up, with --restart it is discarded"));
+                return Err(Error::refused(format!(
+                    "{} is a partial output of an earlier run",
+                    self.paths.partial.display()
+                ))
+                .with_hint("without --no-resume it is taken up, with --restart it is discarded"));
             }
             (Some(summary), ResumePolicy::Resume) => {
                 if let Some(reason) = &summary.tainted {
-                    return Err(Error::new(ErrorKind::SourceChanged, format!("the interrupted run cannot be taken up: {reason}"))
-                        .with_hint("start again with --restart"));
+                    return Err(Error::new(
+                        ErrorKind::SourceChanged,
+                        format!("the interrupted run cannot be taken up: {reason}"),
+                    )
+                    .with_hint("start again with --restart"));
                 }
                 if matches!(source, Source::Stream(stream) if stream.restart() == Restart::Never) {
-                    return Err(Error::refused(format!("{} cannot be read again from its start", self.header.source))
-                        .with_hint("give the whole stream again and say --restart"));
+                    return Err(Error::refused(format!(
+                        "{} cannot be read again from its start",
+                        self.header.source
+                    ))
+                    .with_hint("give the whole stream again and say --restart"));
                 }
                 resume::check_header(&summary.header, &self.header, options.assume_unchanged)?;
                 if let Some(closed) = &summary.closed {
-                    return self.complete_earlier(journal, closed).map(|report| Start::Complete(Box::new(report)));
+                    return self
+                        .complete_earlier(journal, closed)
+                        .map(|report| Start::Complete(Box::new(report)));
                 }
                 if summary.checkpoint.is_some() {
                     return self.take_up(journal, &summary, writer).map(|begin| Start::Run(Box::new(begin)));
@@ -370,7 +406,12 @@ impl FileJob<'_> {
         self.begin_fresh(journal, is_empty, writer).map(|begin| Start::Run(Box::new(begin)))
     }
 
-    fn begin_fresh(&mut self, mut journal: Journal, is_empty: bool, writer: Box<dyn FormatWriter>) -> Result<Begin> {
+    fn begin_fresh(
+        &mut self,
+        mut journal: Journal,
+        is_empty: bool,
+        writer: Box<dyn FormatWriter>,
+    ) -> Result<Begin> {
         let paths = &self.paths;
         let created = paths.check_free(self.with_manifest).and_then(|()| {
             if !is_empty || self.conversion.options.resume == ResumePolicy::Restart {
@@ -410,7 +451,12 @@ impl FileJob<'_> {
     }
 
     /// Goes on behind the last checkpoint.
-    fn take_up(&mut self, mut journal: Journal, summary: &Summary, mut writer: Box<dyn FormatWriter>) -> Result<Begin> {
+    fn take_up(
+        &mut self,
+        mut journal: Journal,
+        summary: &Summary,
+        mut writer: Box<dyn FormatWriter>,
+    ) -> Result<Begin> {
         let point = summary.checkpoint.clone().ok_or_else(|| Error::failed("there is no durable point"))?;
         let file = self.paths.reopen()?;
         resume::check_partial(summary, &file, &self.paths)?;
@@ -423,7 +469,9 @@ impl FileJob<'_> {
             &mut journal.reader()?,
             point.at,
             |slot, start, len| slots.push((slot, start, len)),
-            |record| considered = std::mem::replace(&mut considered, Ok(())).and_then(|()| guard.consider(record)),
+            |record| {
+                considered = std::mem::replace(&mut considered, Ok(())).and_then(|()| guard.consider(record))
+            },
         )?;
         considered?;
         if writer.encoder_identity() != summary.header.encoder {
@@ -435,7 +483,10 @@ impl FileJob<'_> {
         }
         let sha256 = match (&point.sha256, self.header.flat_sha256) {
             (Some(state), true) => Some(restore_hash(state)?),
-            (None, true) => return Err(Error::failed("the journal is damaged: it lacks the state of the file's hash").with_hint("start again with --restart")),
+            (None, true) => {
+                return Err(Error::failed("the journal is damaged: it lacks the state of the file's hash")
+                    .with_hint("start again with --restart"));
+            }
             (_, false) => None,
         };
         let sink: Box<dyn Sink> = if self.paths.is_device {
@@ -461,7 +512,12 @@ impl FileJob<'_> {
         })
     }
 
-    async fn run(mut self, opened: OpenedSource, begin: Begin, size: Option<u64>) -> Result<ConversionReport> {
+    async fn run(
+        mut self,
+        opened: OpenedSource,
+        begin: Begin,
+        size: Option<u64>,
+    ) -> Result<ConversionReport> {
         let conversion = self.conversion;
         let progress = &conversion.progress;
         let Begin { writer, journal, sink, tree, state, zero, resumed } = begin;
@@ -536,7 +592,9 @@ impl FileJob<'_> {
             self.conversion.progress.set_phase(Phase::Verifying);
             if let Err(error) = self.read_back(&journal, closed.size).await {
                 if error.kind() == ErrorKind::Verification {
-                    journal.append([Record::Tainted { reason: format!("the output did not read back: {error}") }])?;
+                    journal.append([Record::Tainted {
+                        reason: format!("the output did not read back: {error}"),
+                    }])?;
                     return Err(error.with_hint(format!(
                         "{} is not usable; look for disk errors, then start again with --restart",
                         self.paths.partial.display()
@@ -568,7 +626,9 @@ impl FileJob<'_> {
 
     fn complete(&self, journal: Journal, closed: &Closed) -> Result<Option<PathBuf>> {
         let head = match self.conversion.options.digest {
-            Some(algorithm) if self.with_manifest => Some(manifest_head(&self.conversion.spec, algorithm, closed.size)),
+            Some(algorithm) if self.with_manifest => {
+                Some(manifest_head(&self.conversion.spec, algorithm, closed.size))
+            }
             _ => None,
         };
         self.paths.complete(journal, closed, head.as_ref())
@@ -609,15 +669,21 @@ impl FileJob<'_> {
         let dropped = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
         // What is still in the page cache would prove nothing about the disk.
         let _ = rustix::fs::fadvise(&dropped, 0, None, rustix::fs::Advice::DontNeed);
-        let location = path.to_str().ok_or_else(|| Error::usage("the output's path is not UTF-8; it cannot be read back"))?;
+        let location = path
+            .to_str()
+            .ok_or_else(|| Error::usage("the output's path is not UTF-8; it cannot be read back"))?;
         let format = Some(SourceFormat::Image(conversion.spec.format()));
         let options = SourceOptions { format, ..SourceOptions::default() };
         let mut opened = source::open(location, &options).await?;
         let content = size.next_multiple_of(512);
-        let engine_options =
-            EngineOptions { progress: Progress::default(), ..conversion.engine_options() };
-        let engine =
-            Engine::new(&opened.source, None, Checker::new(conversion.options.digest), Some(content), engine_options)?;
+        let engine_options = EngineOptions { progress: Progress::default(), ..conversion.engine_options() };
+        let engine = Engine::new(
+            &opened.source,
+            None,
+            Checker::new(conversion.options.digest),
+            Some(content),
+            engine_options,
+        )?;
         let mut stage = VerifyStage::new(Box::new(journal.reader()?), content);
         let read = engine.run(&mut opened.source, 0, 0, &mut stage).await?;
         stage.finish(&path.display().to_string(), read)
@@ -662,7 +728,10 @@ pub(crate) fn size_of(source: &Source) -> Option<u64> {
 }
 
 fn restore_hash(state: &str) -> Result<Sha256> {
-    let damaged = || Error::failed("the journal is damaged: the state of the file's hash").with_hint("start again with --restart");
+    let damaged = || {
+        Error::failed("the journal is damaged: the state of the file's hash")
+            .with_hint("start again with --restart")
+    };
     let bytes = BASE64_STANDARD_NO_PAD.decode(state).map_err(|_| damaged())?;
     let state = bytes.as_slice().try_into().map_err(|_| damaged())?;
     Sha256::deserialize(state).map_err(|_| damaged())

@@ -1,18 +1,26 @@
 //! Looking at images: [`inspect`], [`map`], [`digest`], [`verify`].
 
-use std::{ops::Range, path::PathBuf, time::Duration};
-
-use tokio_util::sync::CancellationToken;
-use vmferry_formats::{
-    ImageInfo,
-    digest::{Algorithm, Digest},
+use std::{
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
+use tokio_util::sync::CancellationToken;
+use vmferry_formats::{ImageInfo, digest::Algorithm};
+
 use crate::{
-    conversion::TreeDigest,
-    error::Result,
-    pipeline::progress::Progress,
-    source::{SourceFormat, SourceOptions},
+    conversion::{TreeDigest, size_of},
+    error::{Error, Result},
+    pipeline::{
+        Checker,
+        engine::{Engine, EngineOptions},
+        manifest::{Manifest, ManifestReader},
+        progress::{Phase, Progress},
+        stages::{DigestStage, Tree, VerifyStage},
+    },
+    source::{self, Piece, Source, SourceFormat, SourceOptions},
 };
 
 /// What can be said of a source without reading its data.
@@ -37,8 +45,22 @@ pub struct Inspection {
 /// # Errors
 /// It cannot be opened, or is refused.
 pub async fn inspect(location: &str, options: &SourceOptions) -> Result<Inspection> {
-    let _ = (location, options);
-    unimplemented!()
+    let opened = source::open(location, options).await?;
+    let (file_size, allocated) = match &opened.source {
+        Source::Random(plan) => {
+            let lens = plan.stores().iter().map(|store| store.size()).sum();
+            (Some(lens), plan.stores().iter().map(|store| store.allocated()).sum())
+        }
+        Source::Stream(_) => (None, None),
+    };
+    Ok(Inspection {
+        virtual_size: size_of(&opened.source),
+        name: opened.name,
+        format: opened.format,
+        file_size,
+        allocated,
+        info: opened.info,
+    })
 }
 
 /// A run of the guest disk.
@@ -127,8 +149,35 @@ pub struct DigestReport {
 /// # Errors
 /// It cannot be read to its end.
 pub async fn digest(location: &str, algorithm: Algorithm, options: &ReadOptions) -> Result<DigestReport> {
-    let _ = (location, algorithm, options);
-    unimplemented!()
+    let started = Instant::now();
+    let mut opened = source::open(location, &options.source).await?;
+    let size = size_of(&opened.source);
+    options.progress.set_total(size);
+    options.progress.set_phase(Phase::Running);
+    let engine =
+        Engine::new(&opened.source, None, Checker::new(Some(algorithm)), None, engine_options(options))?;
+    let mut stage = DigestStage { tree: Tree::new(Some(algorithm), size), zero: 0 };
+    let size = engine.run(&mut opened.source, 0, 0, &mut stage).await?;
+    options.progress.set_phase(Phase::Done);
+    let tree = stage.tree.finish(size).ok_or_else(|| Error::failed("there is no digest"))?;
+    Ok(DigestReport {
+        name: opened.name,
+        format: opened.format,
+        virtual_size: size,
+        zero_bytes: stage.zero,
+        bytes_read: options.progress.snapshot().read,
+        digest: TreeDigest { algorithm, tree },
+        elapsed: started.elapsed(),
+    })
+}
+
+fn engine_options(options: &ReadOptions) -> EngineOptions {
+    EngineOptions {
+        workers: options.workers,
+        memory: options.memory,
+        progress: options.progress.clone(),
+        cancel: options.cancel.clone(),
+    }
 }
 
 /// What [`verify`] proved.
@@ -144,8 +193,6 @@ pub struct VerifyReport {
     pub content_size: u64,
     /// The digest that both have.
     pub digest: TreeDigest,
-    /// SHA-256 of the file, if the manifest has one and it was compared.
-    pub file_sha256: Option<Digest>,
     /// Wall time.
     pub elapsed: Duration,
 }
@@ -160,6 +207,51 @@ pub async fn verify(
     manifest: Option<PathBuf>,
     options: &ReadOptions,
 ) -> Result<VerifyReport> {
-    let _ = (location, manifest, options);
-    unimplemented!()
+    let started = Instant::now();
+    let is_url = location.contains("://");
+    let path = match manifest {
+        Some(path) => path,
+        None if is_url || location == "-" => {
+            return Err(Error::usage("there is no file beside that source")
+                .with_hint("name the manifest: --manifest FILE"));
+        }
+        None => beside(Path::new(location)),
+    };
+    let manifest = read_manifest(path.clone()).await?;
+    let mut opened = source::open(location, &options.source).await?;
+    let content = manifest.head.content_size;
+    options.progress.set_total(size_of(&opened.source));
+    options.progress.set_phase(Phase::Verifying);
+    let checker = Checker::new(Some(manifest.algorithm));
+    let engine = Engine::new(&opened.source, None, checker, Some(content), engine_options(options))?;
+    let file = File::open(&path).map_err(|error| Error::io("open the manifest", &path, error))?;
+    let mut stage = VerifyStage::new(Box::new(ManifestReader::new(file)?), content);
+    let size = engine.run(&mut opened.source, 0, 0, &mut stage).await?;
+    stage.finish(&opened.name, size)?;
+    options.progress.set_phase(Phase::Done);
+    Ok(VerifyReport {
+        name: opened.name,
+        manifest: path,
+        format: opened.format,
+        content_size: content,
+        digest: TreeDigest { algorithm: manifest.algorithm, tree: manifest.tree },
+        elapsed: started.elapsed(),
+    })
+}
+
+/// The manifest that stands beside an image.
+fn beside(image: &Path) -> PathBuf {
+    let mut name = image.as_os_str().to_owned();
+    name.push(".vmferry.jsonl");
+    PathBuf::from(name)
+}
+
+async fn read_manifest(path: PathBuf) -> Result<Manifest> {
+    if !path.exists() {
+        return Err(Error::usage(format!("there is no manifest {}", path.display())).with_hint(
+            "name one with --manifest FILE; without one, `vmferry digest` shows what the image holds",
+        ));
+    }
+    let read = tokio::task::spawn_blocking(move || Manifest::check(&path)).await;
+    read.map_err(|error| Error::failed("reading the manifest panicked").with_source(error))?
 }

@@ -24,8 +24,11 @@ impl Budget {
         let least = PROCESS_LEN + TABLES_LEN + WORKER_LEN + chunks;
         if memory < least {
             let mib = least.div_ceil(1 << 20);
-            return Err(Error::usage(format!("{} MiB of memory are too few for this conversion", memory >> 20))
-                .with_hint(format!("it needs at least {mib} MiB: --memory {mib}MiB")));
+            return Err(Error::usage(format!(
+                "{} MiB of memory are too few for this conversion",
+                memory >> 20
+            ))
+            .with_hint(format!("it needs at least {mib} MiB: --memory {mib}MiB")));
         }
         let for_workers = memory - PROCESS_LEN - TABLES_LEN - chunks;
         let most = usize::try_from(for_workers / WORKER_LEN).unwrap_or(usize::MAX);

@@ -161,13 +161,20 @@ impl Engine {
     ///
     /// # Errors
     /// The source cannot be read.
-    pub(crate) async fn check_chunk(&self, source: &mut Source, guest_offset: u64, len: u64) -> Result<super::process::Check> {
+    pub(crate) async fn check_chunk(
+        &self,
+        source: &mut Source,
+        guest_offset: u64,
+        len: u64,
+    ) -> Result<super::process::Check> {
         let Source::Random(plan) = source else {
             return Err(Error::failed("a stream has no chunks to look up"));
         };
         let mut piece = plan.piece_at(guest_offset).await?;
         let stores = plan.stores().to_vec();
-        let Some(read) = piece.read.take() else { return Ok(self.recipe.checker().zero_chunk(len.next_multiple_of(512))) };
+        let Some(read) = piece.read.take() else {
+            return Ok(self.recipe.checker().zero_chunk(len.next_multiple_of(512)));
+        };
         piece.len = len;
         let fetched = fetch(stores, piece, read, self.buffers.clone(), Arc::new(Semaphore::new(1))).await?;
         Ok(process(&self.pool, &self.recipe, fetched, false).await?.check)
@@ -212,9 +219,11 @@ impl Engine {
                 Some(read) => {
                     let cost = INPUT_COST + read.encoded_len as u64 + self.recipe.output_cost();
                     let permits = self.acquire(cost).await?;
-                    let bytes: usize = read.reads.iter().chain(&read.encoded_reads).map(|(_, read)| read.len).sum();
+                    let bytes: usize =
+                        read.reads.iter().chain(&read.encoded_reads).map(|(_, read)| read.len).sum();
                     let encode = piece.guest_offset >= encode_from;
-                    let fetched = fetch(stores.clone(), piece, read, self.buffers.clone(), Arc::clone(&fetches));
+                    let fetched =
+                        fetch(stores.clone(), piece, read, self.buffers.clone(), Arc::clone(&fetches));
                     let (pool, recipe) = (Arc::clone(&self.pool), Arc::clone(&self.recipe));
                     let (cancel, progress) = (self.cancel.clone(), self.progress.clone());
                     InFlight::Task(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -234,7 +243,12 @@ impl Engine {
         Ok(size)
     }
 
-    async fn stream_all(&self, source: &mut Source, encode_from: u64, sender: mpsc::Sender<InFlight>) -> Result<u64> {
+    async fn stream_all(
+        &self,
+        source: &mut Source,
+        encode_from: u64,
+        sender: mpsc::Sender<InFlight>,
+    ) -> Result<u64> {
         let Source::Stream(stream) = source else { return Err(Error::failed("not a stream")) };
         // The stream lives on its own thread while it reads; it comes back between calls.
         let mut stream = Some(std::mem::replace(stream, Box::new(Taken)));
@@ -261,7 +275,8 @@ impl Engine {
                     at += len;
                 }
                 StreamChunk::Data { len, holes } => {
-                    let fetched = Fetched { guest_offset: at, len, buffer, holes, encoded: None, decodes: Vec::new() };
+                    let fetched =
+                        Fetched { guest_offset: at, len, buffer, holes, encoded: None, decodes: Vec::new() };
                     let encode = at >= encode_from;
                     at += len as u64;
                     let (pool, recipe) = (Arc::clone(&self.pool), Arc::clone(&self.recipe));
@@ -332,7 +347,14 @@ async fn fetch(
         len => Some(read_into(&stores, read.encoded_reads, buffers.get_at_least(len)).await?),
     };
     let len = usize::try_from(piece.len).map_err(|_| Error::failed("a chunk is larger than memory"))?;
-    Ok(Fetched { guest_offset: piece.guest_offset, len, buffer, holes: read.holes, encoded, decodes: read.decodes })
+    Ok(Fetched {
+        guest_offset: piece.guest_offset,
+        len,
+        buffer,
+        holes: read.holes,
+        encoded,
+        decodes: read.decodes,
+    })
 }
 
 async fn read_into(
@@ -346,7 +368,8 @@ async fn read_into(
         while let Some((_, read)) = reads.next_if(|(next, _)| *next == index) {
             batch.push(read);
         }
-        let store = stores.get(index).ok_or_else(|| Error::failed("a piece names a file that is not there"))?;
+        let store =
+            stores.get(index).ok_or_else(|| Error::failed("a piece names a file that is not there"))?;
         buffer = Arc::clone(store).read(batch, buffer).await?;
     }
     Ok(buffer)

@@ -267,7 +267,8 @@ impl Record {
     /// # Errors
     /// It cannot be expressed in JSON (a bug).
     pub fn to_line(&self) -> Result<Vec<u8>> {
-        let mut line = serde_json::to_vec(self).map_err(|error| Error::failed("cannot express a journal record").with_source(error))?;
+        let mut line = serde_json::to_vec(self)
+            .map_err(|error| Error::failed("cannot express a journal record").with_source(error))?;
         let crc = crc32c::crc32c(&line);
         line.extend_from_slice(format!(" {crc:08x}\n").as_bytes());
         Ok(line)
@@ -350,7 +351,9 @@ impl Summary {
         let (mut at, mut out) = (0_u64, 0_u64);
         while let Some(record) = journal.next_record()? {
             match record {
-                Record::Chunk(chunk) if chunk.at == at && chunk.len > 0 && chunk.out >= out && this.closed.is_none() => {
+                Record::Chunk(chunk)
+                    if chunk.at == at && chunk.len > 0 && chunk.out >= out && this.closed.is_none() =>
+                {
                     let Some(end) = at.checked_add(chunk.len) else { break };
                     (at, out) = (end, chunk.out);
                     continue;
@@ -419,7 +422,8 @@ impl Journal {
     /// # Errors
     /// The file cannot be opened.
     pub(crate) fn reader(&self) -> Result<JournalReader<File>> {
-        let file = File::open(&self.path).map_err(|error| Error::io("open the journal", &self.path, error))?;
+        let file =
+            File::open(&self.path).map_err(|error| Error::io("open the journal", &self.path, error))?;
         Ok(JournalReader::new(file))
     }
 
@@ -428,7 +432,8 @@ impl Journal {
     /// # Errors
     /// It cannot be read.
     pub(crate) fn summary(&self) -> Result<Option<Summary>> {
-        let file = File::open(&self.path).map_err(|error| Error::io("open the journal", &self.path, error))?;
+        let file =
+            File::open(&self.path).map_err(|error| Error::io("open the journal", &self.path, error))?;
         Summary::read(file)
     }
 

@@ -172,8 +172,8 @@ impl<R: io::Read> ManifestReader<R> {
     pub fn new(reader: R) -> Result<Self> {
         let mut reader = BufReader::with_capacity(256 << 10, reader);
         let line = read_line(&mut reader)?.ok_or_else(|| wrong("it is empty"))?;
-        let head: Head =
-            serde_json::from_slice(&line).map_err(|error| wrong("its first line is not that of a manifest").with_source(error))?;
+        let head: Head = serde_json::from_slice(&line)
+            .map_err(|error| wrong("its first line is not that of a manifest").with_source(error))?;
         let algorithm = match head.digest.as_str() {
             "tree-sha256" => Algorithm::Sha256,
             "tree-blake3" => Algorithm::Blake3,
@@ -198,7 +198,8 @@ impl<R: io::Read> ManifestReader<R> {
     pub fn next_run(&mut self) -> Result<Option<(u64, u64, Check)>> {
         if self.at == self.head.content_size {
             let line = read_line(&mut self.reader)?.ok_or_else(|| wrong("it ends before its last line"))?;
-            let tail = serde_json::from_slice(&line).map_err(|error| wrong("its last line is damaged").with_source(error))?;
+            let tail = serde_json::from_slice(&line)
+                .map_err(|error| wrong("its last line is damaged").with_source(error))?;
             if read_line(&mut self.reader)?.is_some() {
                 return Err(wrong("there is something behind its last line"));
             }
@@ -208,13 +209,14 @@ impl<R: io::Read> ManifestReader<R> {
         if self.at > self.head.content_size {
             return Ok(None);
         }
-        let line = read_line(&mut self.reader)?.ok_or_else(|| wrong(format!("it ends at guest byte {}", self.at)))?;
-        let run: Run = serde_json::from_slice(&line)
-            .map_err(|error| wrong(format!("the line for guest byte {} is damaged", self.at)).with_source(error))?;
-        let digest: Digest = run
-            .digest
-            .parse()
-            .map_err(|error| wrong(format!("the digest at guest byte {} is damaged", run.at)).with_source(error))?;
+        let line = read_line(&mut self.reader)?
+            .ok_or_else(|| wrong(format!("it ends at guest byte {}", self.at)))?;
+        let run: Run = serde_json::from_slice(&line).map_err(|error| {
+            wrong(format!("the line for guest byte {} is damaged", self.at)).with_source(error)
+        })?;
+        let digest: Digest = run.digest.parse().map_err(|error| {
+            wrong(format!("the digest at guest byte {} is damaged", run.at)).with_source(error)
+        })?;
         let left = (self.head.content_size - self.at).div_ceil(CHUNK_LEN);
         if run.at != self.at || run.chunks == 0 || run.chunks > left {
             return Err(wrong(format!("the line for guest byte {} does not follow the one before", run.at)));
@@ -227,9 +229,9 @@ impl<R: io::Read> ManifestReader<R> {
 
 fn read_line(reader: &mut impl io::BufRead) -> Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    io::Read::take(reader, MAX_LINE_LEN).read_until(b'\n', &mut line).map_err(|error| {
-        Error::failed("cannot read the manifest").with_source(error)
-    })?;
+    io::Read::take(reader, MAX_LINE_LEN)
+        .read_until(b'\n', &mut line)
+        .map_err(|error| Error::failed("cannot read the manifest").with_source(error))?;
     if line.is_empty() { Ok(None) } else { Ok(Some(line)) }
 }
 

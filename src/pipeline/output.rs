@@ -110,7 +110,8 @@ impl Output {
         let sync = sink.data_sync();
         let (records, pending) = std_mpsc::sync_channel(RECORDS_LEN);
         let committer_sync = sync.clone();
-        let committer = spawn("vmferry-commit", move || commit_all(&pending, committer_sync, journal, policy))?;
+        let committer =
+            spawn("vmferry-commit", move || commit_all(&pending, committer_sync, journal, policy))?;
         let writer = spawn("vmferry-write", move || write_all(sink, state, receiver, &records, &progress))?;
         Ok(Self { sender: Some(sender), writer: Some(writer), committer: Some(committer), sync })
     }
@@ -159,7 +160,10 @@ impl Output {
     }
 }
 
-fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<thread::JoinHandle<T>> {
+fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>> {
     let builder = thread::Builder::new().name(name.into());
     builder.spawn(body).map_err(|error| Error::failed("cannot start a thread").with_source(error))
 }
@@ -286,7 +290,14 @@ impl Committer {
     fn take(&mut self, written: Written) {
         let Written { record, zero, sha256 } = written;
         let tail_len = record.out.min(TAIL_LEN);
-        self.last = Some(Checkpoint { at: record.at + record.len, out: record.out, zero, tail_len, tail_crc: 0, sha256 });
+        self.last = Some(Checkpoint {
+            at: record.at + record.len,
+            out: record.out,
+            zero,
+            tail_len,
+            tail_crc: 0,
+            sha256,
+        });
         if !self.records.last_mut().is_some_and(|last| last.join(&record)) {
             self.records.push(record);
         }

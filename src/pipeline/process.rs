@@ -177,7 +177,11 @@ impl Recipe {
             .enumerate()
             .map(|(index, bytes)| {
                 let start = index * self.sub_len;
-                let sub = SubChunk { guest_offset: guest_offset + start as u64, start, len: (len - start).min(bytes.len()) };
+                let sub = SubChunk {
+                    guest_offset: guest_offset + start as u64,
+                    start,
+                    len: (len - start).min(bytes.len()),
+                };
                 self.decode(&sub, bytes, encoded.as_deref(), &decodes)?;
                 bytes[sub.len..].fill(0);
                 self.sub_chunk(&sub, bytes, &holes, encode)
@@ -222,7 +226,13 @@ impl Recipe {
         len.min(limit).next_multiple_of(512)
     }
 
-    fn decode(&self, sub: &SubChunk, bytes: &mut [u8], encoded: Option<&[u8]>, decodes: &[Decode]) -> Result<()> {
+    fn decode(
+        &self,
+        sub: &SubChunk,
+        bytes: &mut [u8],
+        encoded: Option<&[u8]>,
+        decodes: &[Decode],
+    ) -> Result<()> {
         let end = sub.start + bytes.len();
         let first = decodes.partition_point(|decode| decode.chunk.start < sub.start);
         let mine = decodes[first..].iter().take_while(|decode| decode.chunk.start < end);
@@ -239,7 +249,13 @@ impl Recipe {
         Ok(())
     }
 
-    fn sub_chunk(&self, sub: &SubChunk, bytes: &mut [u8], holes: &[Range<usize>], encode: bool) -> Result<SubOutput> {
+    fn sub_chunk(
+        &self,
+        sub: &SubChunk,
+        bytes: &mut [u8],
+        holes: &[Range<usize>],
+        encode: bool,
+    ) -> Result<SubOutput> {
         let zero = self.find_zeros(sub, bytes, holes);
         let content = usize::try_from(self.content_len(sub.guest_offset, sub.len as u64)).unwrap_or(sub.len);
         let leaves = (0..content)
@@ -297,7 +313,8 @@ impl Recipe {
     /// Scans what is not known to be zero, and zeroes the holes that share a unit or a leaf with
     /// data: nothing but that is ever read in a hole.
     fn find_zeros(&self, sub: &SubChunk, bytes: &mut [u8], holes: &[Range<usize>]) -> Blocks {
-        let mut blocks = Blocks { block_len: self.block_len, zero: vec![false; bytes.len() / self.block_len] };
+        let mut blocks =
+            Blocks { block_len: self.block_len, zero: vec![false; bytes.len() / self.block_len] };
         let mut stale = vec![false; blocks.zero.len()];
         let end = sub.start + bytes.len();
         let first = holes.partition_point(|hole| hole.end <= sub.start);
@@ -385,7 +402,11 @@ impl Payload {
     /// # Errors
     /// The writer asked for something that the chunk does not have.
     pub(crate) fn collect(&self, first: u64, units: u64, len: u64, pieces: &mut Vec<Bytes>) -> Result<()> {
-        let wrong = || Error::failed(format!("the writer asked for {len} bytes of units {first}+{units} that are not there"));
+        let wrong = || {
+            Error::failed(format!(
+                "the writer asked for {len} bytes of units {first}+{units} that are not there"
+            ))
+        };
         let index = |n: u64| usize::try_from(n).map_err(|_| wrong());
         let (first, units, mut left) = (index(first)?, index(units)?, index(len)?);
         let mut unit = first;

@@ -49,8 +49,11 @@ pub(crate) fn check_header(old: &Header, new: &Header, assume_unchanged: bool) -
         )
         .with_hint("start again with --restart")),
         _ if assume_unchanged && old.source == new.source && old.size == new.size => Ok(()),
-        _ => Err(Error::refused(format!("{} cannot prove that it is what the interrupted run read", new.source))
-            .with_hint("start again with --restart; for a device that did not change, say --assume-unchanged")),
+        _ => Err(Error::refused(format!(
+            "{} cannot prove that it is what the interrupted run read",
+            new.source
+        ))
+        .with_hint("start again with --restart; for a device that did not change, say --assume-unchanged")),
     }
 }
 
@@ -97,14 +100,15 @@ fn what_changed(before: &SourceIdentity, now: &SourceIdentity) -> String {
         (Http { size, .. }, Http { size: new_size, .. }) if size != new_size => "its size".into(),
         (Http { etag, .. }, Http { etag: new_etag, .. }) if etag != new_etag => "its ETag".into(),
         (Http { .. }, Http { .. }) => "its URL or modification date".into(),
-        (Image { files }, Image { files: new_files }) => files
-            .iter()
-            .zip(new_files)
-            .find(|(before, now)| before != now)
-            .map_or_else(|| "its files".into(), |(before, now)| match (before, now) {
-                (Image { .. }, _) | (_, Image { .. }) => "its files".into(),
-                _ => what_changed(before, now),
-            }),
+        (Image { files }, Image { files: new_files }) => {
+            files.iter().zip(new_files).find(|(before, now)| before != now).map_or_else(
+                || "its files".into(),
+                |(before, now)| match (before, now) {
+                    (Image { .. }, _) | (_, Image { .. }) => "its files".into(),
+                    _ => what_changed(before, now),
+                },
+            )
+        }
         _ => "it is of another kind".into(),
     }
 }

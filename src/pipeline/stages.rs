@@ -111,7 +111,13 @@ pub(crate) struct Converter {
 
 impl Converter {
     /// Goes on where `writer`, `tree` and `zero` stand.
-    pub(crate) fn new(writer: Box<dyn FormatWriter>, output: Output, tree: Tree, zero: u64, is_raw: bool) -> Self {
+    pub(crate) fn new(
+        writer: Box<dyn FormatWriter>,
+        output: Output,
+        tree: Tree,
+        zero: u64,
+        is_raw: bool,
+    ) -> Self {
         Self { writer, output, tree, zero, is_raw, earlier: None, ops: Vec::new() }
     }
 
@@ -140,11 +146,8 @@ impl Converter {
         }
         let output_size = self.writer.position();
         let (end, result) = self.output.end(size.is_some() && finished.is_ok()).await;
-        let ended = Ended {
-            tree: size.and_then(|size| self.tree.finish(size)),
-            zero: self.zero,
-            output_size,
-        };
+        let ended =
+            Ended { tree: size.and_then(|size| self.tree.finish(size)), zero: self.zero, output_size };
         // Why the output failed says more than that it did.
         (end, result.and(finished).map(|()| ended))
     }
@@ -206,8 +209,11 @@ impl Stage for Converter {
 
 /// The source differs from what an earlier run read.
 pub(crate) fn changed(at: u64) -> Error {
-    Error::new(ErrorKind::SourceChanged, format!("the source changed since the interrupted run: guest byte {at} differs"))
-        .with_hint("start again with --restart")
+    Error::new(
+        ErrorKind::SourceChanged,
+        format!("the source changed since the interrupted run: guest byte {at} differs"),
+    )
+    .with_hint("start again with --restart")
 }
 
 /// Brings `writer` and `tree` to where the journal ends; `slot` is told of each reservation.
@@ -302,7 +308,10 @@ impl VerifyStage {
         if self.more > 0 {
             places.push(format!("and {} more", self.more));
         }
-        failed(format!("{name} does not hold what its manifest says: chunks at guest bytes {}", places.join(", ")))
+        failed(format!(
+            "{name} does not hold what its manifest says: chunks at guest bytes {}",
+            places.join(", ")
+        ))
     }
 
     fn differs(&mut self, at: u64) {

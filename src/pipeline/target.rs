@@ -45,7 +45,9 @@ impl TargetPaths {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(Error::io("look at", output, error)),
         };
-        let file_name = output.file_name().ok_or_else(|| Error::usage(format!("{} is not a file name", output.display())))?;
+        let file_name = output
+            .file_name()
+            .ok_or_else(|| Error::usage(format!("{} is not a file name", output.display())))?;
         if output.as_os_str().as_bytes().ends_with(b"/") || found.as_ref().is_some_and(fs::Metadata::is_dir) {
             return Err(Error::usage(format!("{} is a directory", output.display()))
                 .with_hint("name the file to write"));
@@ -87,8 +89,11 @@ impl TargetPaths {
             return Ok(());
         }
         if self.is_device {
-            return Err(Error::refused(format!("{} is a block device; its content would be overwritten", self.output.display()))
-                .with_hint("say --force if that is what you want"));
+            return Err(Error::refused(format!(
+                "{} is a block device; its content would be overwritten",
+                self.output.display()
+            ))
+            .with_hint("say --force if that is what you want"));
         }
         for path in [Some(&self.output), with_manifest.then_some(&self.manifest)].into_iter().flatten() {
             if fs::symlink_metadata(path).is_ok() {
@@ -109,8 +114,10 @@ impl TargetPaths {
         }
         let created = OpenOptions::new().read(true).write(true).create_new(true).open(&self.partial);
         created.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Error::refused(format!("{} is in the way", self.partial.display()))
-                .with_hint("it belongs to no journal: remove it, or say --restart"),
+            io::ErrorKind::AlreadyExists => {
+                Error::refused(format!("{} is in the way", self.partial.display()))
+                    .with_hint("it belongs to no journal: remove it, or say --restart")
+            }
             _ => Error::io("create", &self.partial, error),
         })
     }
@@ -124,7 +131,8 @@ impl TargetPaths {
             return self.open_device();
         }
         let opened = OpenOptions::new().read(true).write(true).custom_flags(NOFOLLOW).open(&self.partial);
-        opened.map_err(|error| Error::io("open", &self.partial, error).with_hint("start again with --restart"))
+        opened
+            .map_err(|error| Error::io("open", &self.partial, error).with_hint("start again with --restart"))
     }
 
     fn open_device(&self) -> Result<File> {
@@ -146,7 +154,9 @@ impl TargetPaths {
             return Ok(());
         }
         match fs::remove_file(&self.partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &self.partial, error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &self.partial, error))
+            }
             _ => Ok(()),
         }
     }
@@ -172,7 +182,12 @@ impl TargetPaths {
     ///
     /// # Errors
     /// A step failed; running the same command again takes it up here.
-    pub(crate) fn complete(&self, journal: Journal, closed: &Closed, head: Option<&Head>) -> Result<Option<PathBuf>> {
+    pub(crate) fn complete(
+        &self,
+        journal: Journal,
+        closed: &Closed,
+        head: Option<&Head>,
+    ) -> Result<Option<PathBuf>> {
         if !self.is_device && fs::symlink_metadata(&self.partial).is_ok() {
             self.rename(&self.partial, &self.output)?;
         }
@@ -190,8 +205,14 @@ impl TargetPaths {
         let flags = if self.force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         match rustix::fs::renameat_with(CWD, from, CWD, to, flags) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::EXIST) => Err(Error::refused(format!("{} appeared while it was being made", to.display()))
-                .with_hint(format!("the complete image is {}; move it yourself, or run again with --force", from.display()))),
+            Err(rustix::io::Errno::EXIST) => {
+                Err(Error::refused(format!("{} appeared while it was being made", to.display())).with_hint(
+                    format!(
+                        "the complete image is {}; move it yourself, or run again with --force",
+                        from.display()
+                    ),
+                ))
+            }
             // A file system without RENAME_NOREPLACE: a hard link refuses to replace as well.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
                 let linked = fs::hard_link(from, to).and_then(|()| fs::remove_file(from));
@@ -207,7 +228,13 @@ impl TargetPaths {
         name.push(".partial");
         let partial = PathBuf::from(name);
         let failed = |error| Error::io("write", &partial, error);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(NOFOLLOW).open(&partial).map_err(failed)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .custom_flags(NOFOLLOW)
+            .open(&partial)
+            .map_err(failed)?;
         let mut writer = ManifestWriter::new(file, head)?;
         let mut chunks = journal.reader()?;
         while let Some((at, len, check)) = chunks.next_run()? {
@@ -228,7 +255,11 @@ impl TargetPaths {
 }
 
 /// First line of the manifest of an output.
-pub(crate) fn manifest_head(spec: &vmferry_formats::WriterSpec, algorithm: vmferry_formats::digest::Algorithm, size: u64) -> Head {
+pub(crate) fn manifest_head(
+    spec: &vmferry_formats::WriterSpec,
+    algorithm: vmferry_formats::digest::Algorithm,
+    size: u64,
+) -> Head {
     Head {
         version: manifest::VERSION,
         format: spec.format().name().into(),

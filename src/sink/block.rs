@@ -34,7 +34,8 @@ impl BlockSink {
     /// # Errors
     /// The size of the device cannot be told.
     pub(crate) fn new(mut device: File, path: &Path, position: u64) -> Result<Self> {
-        let size = device.seek(SeekFrom::End(0)).map_err(|error| Error::io("find the size of", path, error))?;
+        let size =
+            device.seek(SeekFrom::End(0)).map_err(|error| Error::io("find the size of", path, error))?;
         let target = Arc::new(TargetFile { file: device, path: path.to_owned() });
         Ok(Self { target, size, position, slots: HashMap::new() })
     }
@@ -51,7 +52,8 @@ impl BlockSink {
 
     fn room_for(&self, len: u64) -> Result<()> {
         if self.position.checked_add(len).is_none_or(|end| end > self.size) {
-            let message = format!("{} holds {} bytes, the image needs more", self.target.path.display(), self.size);
+            let message =
+                format!("{} holds {} bytes, the image needs more", self.target.path.display(), self.size);
             return Err(Error::failed(message).with_hint("use a larger device"));
         }
         Ok(())

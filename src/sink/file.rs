@@ -59,7 +59,8 @@ impl Sink for FileSink {
         self.end = self.position;
         if self.position - self.written_back >= WRITEBACK_LEN {
             // Only a hint: where it is not supported, the sync does all the work.
-            let _ = sys::start_writeback(&self.target.file, self.written_back, self.position - self.written_back);
+            let _ =
+                sys::start_writeback(&self.target.file, self.written_back, self.position - self.written_back);
             self.written_back = self.position;
         }
         Ok(())
@@ -87,7 +88,10 @@ impl Sink for FileSink {
 
     fn finish(&mut self) -> Result<()> {
         self.end = self.position;
-        self.target.file.set_len(self.position).map_err(|error| self.target.failed("extend", self.position, error))
+        self.target
+            .file
+            .set_len(self.position)
+            .map_err(|error| self.target.failed("extend", self.position, error))
     }
 
     fn data_sync(&self) -> Option<Arc<dyn DataSync>> {
@@ -96,9 +100,16 @@ impl Sink for FileSink {
 }
 
 /// Where a fill begins in the output; it must stay inside its slot.
-pub(super) fn slot_range(slots: &HashMap<Slot, (u64, u64)>, slot: Slot, at: u64, bytes: &Bytes) -> Result<u64> {
+pub(super) fn slot_range(
+    slots: &HashMap<Slot, (u64, u64)>,
+    slot: Slot,
+    at: u64,
+    bytes: &Bytes,
+) -> Result<u64> {
     match slots.get(&slot) {
-        Some((start, len)) if at.checked_add(bytes.len() as u64).is_some_and(|end| end <= *len) => Ok(start + at),
+        Some((start, len)) if at.checked_add(bytes.len() as u64).is_some_and(|end| end <= *len) => {
+            Ok(start + at)
+        }
         _ => Err(Error::failed(format!("the writer filled bytes outside of reservation {}", slot.0))),
     }
 }
@@ -130,8 +141,12 @@ impl TargetFile {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 "make room on that file system, then run the same command again: it goes on where it stopped"
             }
-            io::ErrorKind::FileTooLarge => "the file system or a limit (ulimit -f) does not allow a file of that size",
-            _ => "look for disk errors in the kernel log; the same command goes on from the last durable point",
+            io::ErrorKind::FileTooLarge => {
+                "the file system or a limit (ulimit -f) does not allow a file of that size"
+            }
+            _ => {
+                "look for disk errors in the kernel log; the same command goes on from the last durable point"
+            }
         };
         let message = format!("cannot {operation} {} at byte {offset}", self.path.display());
         Error::failed(message).with_source(error).with_hint(hint)
@@ -141,8 +156,9 @@ impl TargetFile {
 impl DataSync for TargetFile {
     fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|error| {
-            Error::io("sync", &self.path, error)
-                .with_hint("data since the last durable point may be lost; the same command goes on from there")
+            Error::io("sync", &self.path, error).with_hint(
+                "data since the last durable point may be lost; the same command goes on from there",
+            )
         })
     }
 

@@ -29,7 +29,8 @@ impl<W: Write + Send> PipeSink<W> {
             let error_kind = error.kind();
             let failed = Error::failed(message).with_source(error);
             if error_kind == io::ErrorKind::BrokenPipe {
-                return failed.with_hint("the program that reads the pipe ended first; a pipe cannot be resumed");
+                return failed
+                    .with_hint("the program that reads the pipe ended first; a pipe cannot be resumed");
             }
             failed
         })?;

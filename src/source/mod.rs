@@ -60,6 +60,11 @@ pub trait ByteStore: Send + Sync + 'static {
     /// Length in bytes.
     fn size(&self) -> u64;
 
+    /// Bytes that it takes on its disk, where that can be asked.
+    fn allocated(&self) -> Option<u64> {
+        None
+    }
+
     /// What must be the same for a later run to go on with this source; `None` if the store cannot
     /// tell (a block device).
     fn identity(&self) -> Option<SourceIdentity>;
