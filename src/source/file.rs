@@ -214,7 +214,7 @@ fn is_same_content(before: &SourceIdentity, now: &SourceIdentity) -> bool {
 }
 
 fn identity_of(metadata: &std::fs::Metadata) -> SourceIdentity {
-    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
     SourceIdentity::File {
         device: metadata.dev(),
         inode: metadata.ino(),

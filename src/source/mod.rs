@@ -108,9 +108,9 @@ pub enum SourceIdentity {
         /// Bytes.
         size: u64,
         /// Modification time, nanoseconds since the epoch.
-        modified_ns: i128,
+        modified_ns: i64,
         /// Status change time, nanoseconds since the epoch.
-        changed_ns: i128,
+        changed_ns: i64,
     },
     /// What a URL answers.
     Http {

@@ -1,0 +1,5 @@
+//! Disk images with random access.
+
+/// A disk image over one or several stores.
+#[derive(Debug)]
+pub struct ImagePlan {}
