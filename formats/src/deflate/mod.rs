@@ -199,6 +199,16 @@ mod tests {
             .prop_map(|(pieces, times)| pieces.concat().repeat(times))
     }
 
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .take(len)
+        .collect()
+    }
+
     fn specs() -> Vec<DeflateSpec> {
         let levels = [Level::Fast, Level::Best].into_iter().chain((1..=9).map(Level::Number));
         let wrappers = [Wrapper::Raw4KiB, Wrapper::Zlib];
@@ -237,14 +247,20 @@ mod tests {
     }
 
     #[test]
+    fn any_number_of_misfits_in_a_row_is_survived() {
+        let noise = noise(65536);
+        for spec in specs() {
+            let (mut encoder, mut out) = (spec.encoder().unwrap(), vec![0; noise.len()]);
+            for room in (1..64).map(|step| step * 1000) {
+                let identity = spec.identity();
+                assert_eq!(encoder.compress(&noise, &mut out[..room]).unwrap(), None, "{identity}");
+            }
+        }
+    }
+
+    #[test]
     fn incompressible_input_does_not_fit_into_less_than_its_length() {
-        let mut state = 1_u64;
-        let noise: Vec<u8> = std::iter::repeat_with(|| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 56) as u8
-        })
-        .take(65536)
-        .collect();
+        let noise = noise(65536);
         for spec in specs() {
             let mut out = vec![0; noise.len() - 1];
             assert_eq!(

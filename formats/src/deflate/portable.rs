@@ -32,15 +32,18 @@ impl DeflateEncoder for LibdeflateEncoder {
 /// zlib-rs, raw deflate with a 4 KiB window.
 pub(super) struct ZlibRsEncoder {
     codec: Compress,
+    level: u8,
 }
 
 impl ZlibRsEncoder {
     /// `level` is 1-9.
     pub(super) fn new(level: u8) -> Self {
-        Self {
-            codec: Compress::new_with_window_bits(flate2::Compression::new(level.into()), false, WINDOW_BITS),
-        }
+        Self { codec: raw_4kib(level), level }
     }
+}
+
+fn raw_4kib(level: u8) -> Compress {
+    Compress::new_with_window_bits(flate2::Compression::new(level.into()), false, WINDOW_BITS)
 }
 
 impl DeflateEncoder for ZlibRsEncoder {
@@ -52,7 +55,12 @@ impl DeflateEncoder for ZlibRsEncoder {
                     usize::try_from(self.codec.total_out()).expect("a stream in memory fits into memory");
                 Ok(Some(len))
             }
-            Ok(Status::Ok | Status::BufError) => Ok(None),
+            Ok(Status::Ok | Status::BufError) => {
+                // In zlib-rs 0.6.8 a reset forgets the output that did not fit, but not the room it
+                // takes in the buffer: after a few misfits in a row the codec would panic.
+                self.codec = raw_4kib(self.level);
+                Ok(None)
+            }
             Err(error) => Err(Error::corrupt("deflate failed").with_source(error)),
         }
     }
