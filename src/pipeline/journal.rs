@@ -483,3 +483,156 @@ const STORED: u32 = 0x00ff_ffff;
 
 /// Longer lines are damage. The longest real one has the lengths of 8192 clusters of 512 bytes.
 const MAX_LINE_LEN: u64 = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vmferry_formats::digest::Algorithm;
+
+    use super::*;
+
+    fn header() -> Record {
+        Record::Header(Box::new(Header {
+            version: VERSION,
+            name: "disk.qcow2".into(),
+            spec: "qcow2".into(),
+            digest: Some("sha256".into()),
+            flat_sha256: false,
+            source: "disk.raw".into(),
+            identity: Some(SourceIdentity::Image {
+                files: vec![SourceIdentity::File { device: 1, inode: 2, size: 3, modified_ns: -4, changed_ns: i64::MAX }],
+            }),
+            size: Some(12 << 20),
+            encoder: "none".into(),
+            device: u64::MAX,
+            inode: 7,
+        }))
+    }
+
+    fn chunk(index: u64, shape: UnitShape, out: u64) -> ChunkRecord {
+        let mut outline = ChunkShape::new(index * CHUNK_LEN, CHUNK_LEN);
+        outline.push(shape, 64);
+        let content = if shape == UnitShape::Absent { 0 } else { u8::try_from(index).unwrap() + 1 };
+        ChunkRecord::new(&outline, Check::Digest(Algorithm::Sha256.hash(&[content])), out, false)
+    }
+
+    fn point(at: u64, out: u64) -> Record {
+        Record::Checkpoint(Checkpoint { at, out, zero: 0, tail_len: 0, tail_crc: 0, sha256: None })
+    }
+
+    fn lines(records: &[Record]) -> Vec<u8> {
+        records.iter().flat_map(|record| record.to_line().unwrap()).collect()
+    }
+
+    #[test]
+    fn every_record_comes_back_from_its_line() {
+        let records = [
+            header(),
+            Record::Chunk(chunk(0, UnitShape::Data, 1)),
+            Record::Chunk(chunk(1, UnitShape::Compressed(70), 2)),
+            Record::Chunk(chunk(2, UnitShape::Absent, 2)),
+            point(12 << 20, 2),
+            Record::Tainted { reason: "it changed\n\"so\"".into() },
+            Record::Closed(Closed { size: 1, output_size: 2, zero: 0, tree: Some("ab".into()), file_sha256: None }),
+        ];
+        for record in records {
+            let line = record.to_line().unwrap();
+            assert_eq!(Record::from_line(line.strip_suffix(b"\n").unwrap()), Some(record));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_makes_a_line_invalid() {
+        let line = Record::Chunk(chunk(3, UnitShape::Compressed(9), 77)).to_line().unwrap();
+        let line = line.strip_suffix(b"\n").unwrap();
+        for bit in 0..line.len() * 8 {
+            let mut line = line.to_vec();
+            line[bit / 8] ^= 1 << (bit % 8);
+            // Upper case digits of the checksum are the same checksum.
+            let same = Record::from_line(&line).is_some_and(|record| record == Record::Chunk(chunk(3, UnitShape::Compressed(9), 77)));
+            assert!(!same || line.len() - bit / 8 <= 8, "bit {bit}");
+            assert!(same || Record::from_line(&line).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_journal_cut_anywhere_ends_at_its_last_whole_checkpoint() {
+        let records = [
+            header(),
+            Record::Chunk(chunk(0, UnitShape::Data, 100)),
+            point(CHUNK_LEN, 100),
+            Record::Chunk(chunk(1, UnitShape::Data, 200)),
+            Record::Chunk(chunk(2, UnitShape::Absent, 200)),
+            point(3 * CHUNK_LEN, 200),
+        ];
+        let all = lines(&records);
+        let ends: Vec<usize> = (1..=records.len()).map(|count| lines(&records[..count]).len()).collect();
+        for cut in 0..=all.len() {
+            let summary = Summary::read(&all[..cut]).unwrap();
+            let whole = ends.iter().filter(|&&end| end <= cut).count();
+            let expected = match whole {
+                0 => None,
+                1 | 2 => Some((None, ends[0])),
+                3..=5 => Some((Some(100), ends[2])),
+                _ => Some((Some(200), ends[5])),
+            };
+            let found = summary.map(|summary| {
+                (summary.checkpoint.map(|point| point.out), usize::try_from(summary.valid_len).unwrap())
+            });
+            assert_eq!(found, expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn chunks_that_do_not_follow_each_other_end_the_journal() {
+        let good = [header(), Record::Chunk(chunk(0, UnitShape::Data, 100)), point(CHUNK_LEN, 100)];
+        for bad in [
+            Record::Chunk(chunk(2, UnitShape::Data, 300)),
+            Record::Chunk(chunk(0, UnitShape::Data, 200)),
+            Record::Chunk(chunk(1, UnitShape::Data, 99)),
+            point(2 * CHUNK_LEN, 100),
+            header(),
+        ] {
+            let all = [&lines(&good)[..], &lines(&[bad.clone(), point(2 * CHUNK_LEN, 300)])].concat();
+            let summary = Summary::read(&all[..]).unwrap().unwrap();
+            assert_eq!(summary.checkpoint.unwrap().out, 100, "{bad:?}");
+            assert_eq!(summary.valid_len, lines(&good).len() as u64, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn zeros_of_whole_chunks_become_one_record() {
+        let mut first = chunk(0, UnitShape::Absent, 5);
+        assert!(first.join(&chunk(1, UnitShape::Absent, 6)));
+        assert_eq!((first.len, first.out), (2 * CHUNK_LEN, 6));
+        assert!(!first.join(&chunk(3, UnitShape::Absent, 6)), "a gap");
+        assert!(!first.join(&chunk(2, UnitShape::Data, 7)), "data");
+        assert_eq!(first.shape(65536).unwrap(), ChunkShape::absent(0, 2 * CHUNK_LEN, 65536));
+    }
+
+    proptest! {
+        #[test]
+        fn shapes_survive_packing(
+            units in proptest::collection::vec(0_u32..4, 1..=64),
+            short in 0_u64..65536,
+        ) {
+            let len = (units.len() as u64 * 65536 - short).max(1);
+            let mut shape = ChunkShape::new(8 * CHUNK_LEN, len);
+            for unit in &units {
+                shape.push(match unit { 0 => UnitShape::Absent, 1 => UnitShape::Data, n => UnitShape::Compressed(n * 30_000) }, 1);
+            }
+            let record = ChunkRecord::new(&shape, Check::Crc(7), 99, false);
+            let line = Record::Chunk(record.clone()).to_line().unwrap();
+            let back = Record::from_line(line.strip_suffix(b"\n").unwrap()).unwrap();
+            prop_assert_eq!(&back, &Record::Chunk(record.clone()));
+            prop_assert_eq!(record.check().unwrap(), Check::Crc(7));
+            prop_assert_eq!(record.shape(65536).unwrap(), shape);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Summary::read(&bytes[..]);
+            let _ = Record::from_line(&bytes);
+        }
+    }
+}

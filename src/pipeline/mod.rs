@@ -20,6 +20,8 @@ pub mod progress;
 pub(crate) mod resume;
 pub(crate) mod stages;
 pub(crate) mod target;
+#[cfg(test)]
+mod tests;
 
 pub use self::process::Check;
 pub(crate) use self::process::Checker;
