@@ -130,6 +130,11 @@ impl ByteStore for FileStore {
         self.size
     }
 
+    fn allocated(&self) -> Option<u64> {
+        // st_blocks counts units of 512 bytes, whatever the file system's block is.
+        self.file.metadata().ok().filter(|found| found.is_file()).map(|found| found.blocks() * 512)
+    }
+
     fn identity(&self) -> Option<SourceIdentity> {
         self.identity.clone()
     }

@@ -1,5 +1,0 @@
-//! Disk images with random access.
-
-/// A disk image over one or several stores.
-#[derive(Debug)]
-pub struct ImagePlan {}
