@@ -1,0 +1,213 @@
+//! The command line: one file a command; [`output`] is the only place that prints.
+
+mod args;
+mod completion;
+mod convert;
+mod digest;
+mod inspect;
+mod logging;
+mod map;
+mod output;
+mod progress;
+mod signals;
+mod units;
+mod verify;
+
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+use vmferry::{Error, ErrorKind};
+
+pub(crate) use self::args::Cli;
+use self::{
+    args::{Command, OutputFormat},
+    output::Output,
+    signals::Signal,
+};
+
+/// What the command is called as a plugin of kubectl.
+const PLUGIN_NAME: &str = "kubectl-ferry";
+
+/// Parses the command line. On `--help`, `--version` and mistakes it prints what there is to say
+/// and returns the exit code.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let plugin = arguments.first().is_some_and(|name| is_plugin(name.as_ref()));
+    // What people type in front of the subcommand.
+    let name = if plugin { "kubectl ferry" } else { "vmferry" };
+    let parsed = Cli::command()
+        .bin_name(name)
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| output::clap_message(&error))
+}
+
+fn is_plugin(program: &Path) -> bool {
+    program.file_stem().is_some_and(|name| name == PLUGIN_NAME)
+}
+
+/// Says that there is no runtime, so nothing can run.
+pub(crate) fn cannot_start(cli: &Cli, error: io::Error) -> ExitCode {
+    let error = Error::failed("cannot start threads").with_source(error);
+    Output::new(&cli.global).failure(&error.into())
+}
+
+/// Runs the command and tells how it ended.
+pub(crate) async fn run(cli: Cli) -> ExitCode {
+    let output = Output::new(&cli.global);
+    match execute(cli, &output).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output.failure(&failure),
+    }
+}
+
+async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
+    logging::start(&cli.global, output)?;
+    check_output_format(&cli)?;
+    match cli.command {
+        Command::Completion(args) => completion::run(&args, output),
+        Command::Convert(args) => convert::run(&args, output).await,
+        Command::Digest(args) => digest::run(args, output).await,
+        Command::Inspect(args) => inspect::run(args, output).await,
+        Command::Map(args) => map::run(args, output).await,
+        Command::Verify(args) => verify::run(args, output).await,
+    }
+}
+
+/// Formats for rows are refused before anything runs, not after an hour.
+fn check_output_format(cli: &Cli) -> Result<(), Error> {
+    let rows = matches!(cli.command, Command::Map(_));
+    match cli.global.output_format {
+        OutputFormat::Wide | OutputFormat::Name if !rows => {
+            Err(Error::usage("-o wide and -o name are for commands that list rows, such as map")
+                .with_hint("this command answers with -o text, -o json or -o yaml"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Nobody types a disk image.
+fn refuse_terminal_input(location: &str) -> Result<(), Error> {
+    if location == "-" && io::stdin().is_terminal() {
+        return Err(Error::usage("standard input is a terminal, not an image")
+            .with_hint("pipe an image into the command, or name a file"));
+    }
+    Ok(())
+}
+
+/// How a command failed.
+#[derive(Debug)]
+struct Failure {
+    error: Error,
+    /// The signal that ended it.
+    signal: Option<Signal>,
+}
+
+impl Failure {
+    /// Shells expect 128 + n after a signal. A run that a signal came too late to stop, or that
+    /// failed for a reason of its own meanwhile, keeps the code of that reason.
+    fn exit_code(&self) -> u8 {
+        match self.signal {
+            Some(signal) if self.error.kind() == ErrorKind::Interrupted => signal.exit_code(),
+            _ => self.error.kind().exit_code(),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, signal: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exit_codes_are_stable() {
+        let codes = ErrorKind::ALL.map(|kind| {
+            let code = |signal| Failure { error: Error::new(kind, "x"), signal }.exit_code();
+            (kind.name(), code(None), code(Some(Signal::Interrupt)), code(Some(Signal::Terminate)))
+        });
+        assert_eq!(
+            codes,
+            [
+                ("failed", 1, 1, 1),
+                ("interrupted", 6, 130, 143),
+                ("network", 6, 6, 6),
+                ("refused", 5, 5, 5),
+                ("source-changed", 4, 4, 4),
+                ("usage", 2, 2, 2),
+                ("verification-failed", 3, 3, 3),
+            ]
+        );
+    }
+
+    #[test]
+    fn exit_codes_are_documented() {
+        let help = Cli::command().render_help().to_string();
+        for code in ["0", "1", "2", "3", "4", "5", "6", "130", "143"] {
+            assert!(help.contains(&format!(" {code} ")), "{code}");
+        }
+    }
+
+    #[test]
+    fn row_formats_are_for_commands_with_rows() {
+        let check = |line: &str| check_output_format(&Cli::try_parse_from(line.split(' ')).unwrap());
+        for format in ["text", "table", "json", "yaml"] {
+            check(&format!("vmferry inspect x -o {format}")).unwrap();
+        }
+        for format in ["wide", "name"] {
+            check(&format!("vmferry map x -o {format}")).unwrap();
+            for command in ["inspect x", "digest x", "verify x", "convert x y.raw", "completion bash"] {
+                let error = check(&format!("vmferry -o {format} {command}")).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Usage);
+            }
+        }
+    }
+
+    #[test]
+    fn output_is_never_short() {
+        let cli = Cli::command();
+        for command in cli.get_subcommands().chain([&cli]) {
+            let short = command.get_arguments().find(|arg| arg.get_short() == Some('o'));
+            assert!(short.is_none_or(|arg| arg.get_long() == Some("output-format")));
+        }
+    }
+
+    #[test]
+    fn version_names_commit_and_encoder() {
+        let version = Cli::command().render_long_version();
+        assert!(
+            version.starts_with(concat!("vmferry ", env!("CARGO_PKG_VERSION"), " (commit ")),
+            "{version}"
+        );
+        assert!(version.contains("\ndeflate: "), "{version}");
+    }
+
+    #[test]
+    fn the_plugin_name_is_known() {
+        for (program, plugin) in [
+            ("kubectl-ferry", true),
+            ("/usr/local/bin/kubectl-ferry", true),
+            ("kubectl-ferry.exe", true),
+            ("vmferry", false),
+            ("/opt/kubectl-ferry/vmferry", false),
+        ] {
+            assert_eq!(is_plugin(Path::new(program)), plugin, "{program}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `vmferry verify`: does an image hold what its manifest says?
+
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use clap::Args;
+use serde::Serialize;
+use vmferry::image::{self, VerifyReport};
+
+use super::{
+    Failure,
+    args::{ReadArgs, source_format_name},
+    digest::read_options,
+    output::{DigestObject, Output, Plain, Report, tree_digest},
+    progress::Watch,
+    refuse_terminal_input,
+    signals::{self, Stop},
+    units::{Bytes, seconds},
+};
+
+const AFTER_HELP: &str = "\
+The manifest is the file IMAGE.vmferry.jsonl that convert leaves beside its output. Exit code 3
+says that the content differs.";
+
+/// Read a whole image and compare its content with a manifest
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    read: ReadArgs,
+
+    /// The manifest [default: IMAGE.vmferry.jsonl]
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: VerifyArgs, output: &Output) -> Result<(), Failure> {
+    refuse_terminal_input(&args.read.image)?;
+    let options = read_options(&args.read);
+    let watch = Watch::start(output, options.progress.clone());
+    let stop = Stop::Orderly(options.cancel.clone());
+    let work = async move { image::verify(&args.read.image, args.manifest, &options).await };
+    let result = signals::supervise(work, stop, output).await;
+    watch.finish().await;
+    Ok(output.report(&VerifyResult::from(&result?))?)
+}
+
+#[derive(Serialize)]
+struct VerifyResult<'a> {
+    name: &'a str,
+    verified: bool,
+    manifest: Cow<'a, str>,
+    format: &'static str,
+    content_size: u64,
+    digest: DigestObject,
+    file_sha256: Option<String>,
+    elapsed_seconds: f64,
+}
+
+impl<'a> From<&'a VerifyReport> for VerifyResult<'a> {
+    fn from(report: &'a VerifyReport) -> Self {
+        Self {
+            name: &report.name,
+            verified: true,
+            manifest: report.manifest.to_string_lossy(),
+            format: source_format_name(report.format),
+            content_size: report.content_size,
+            digest: DigestObject(report.digest),
+            file_sha256: report.file_sha256.map(|digest| digest.to_string()),
+            elapsed_seconds: seconds(report.elapsed),
+        }
+    }
+}
+
+impl Report for VerifyResult<'_> {
+    const CONFIRMS: bool = true;
+
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        write!(out, "{}: OK  {}", Plain(self.name), tree_digest(&self.digest.0))?;
+        if let Some(sum) = &self.file_sha256 {
+            write!(out, "  sha256:{sum}")?;
+        }
+        writeln!(out, "  ({})", Bytes(self.content_size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use vmferry::{
+        TreeDigest,
+        formats::{
+            Format,
+            digest::{Algorithm, Digest},
+        },
+        source::SourceFormat,
+    };
+
+    use super::*;
+
+    fn report() -> VerifyReport {
+        VerifyReport {
+            name: "disk.qcow2".into(),
+            manifest: "disk.qcow2.vmferry.jsonl".into(),
+            format: SourceFormat::Image(Format::Qcow2),
+            content_size: 1 << 20,
+            digest: TreeDigest { algorithm: Algorithm::Sha256, tree: Digest::from_bytes([1; 32]) },
+            file_sha256: Some(Digest::from_bytes([2; 32])),
+            elapsed: Duration::from_secs(2),
+        }
+    }
+
+    #[test]
+    fn text_is_one_line() {
+        let mut text = Vec::new();
+        VerifyResult::from(&report()).text(&mut text).unwrap();
+        let (tree, file) = ("01".repeat(32), "02".repeat(32));
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            format!("disk.qcow2: OK  tree-sha256:{tree}  sha256:{file}  (1 MiB)\n")
+        );
+    }
+
+    #[test]
+    fn json_has_a_stable_shape() {
+        let json = serde_json::to_string(&VerifyResult::from(&report())).unwrap();
+        assert_eq!(
+            json,
+            format!(
+                "{{\"name\":\"disk.qcow2\",\"verified\":true,\"manifest\":\"disk.qcow2.vmferry.jsonl\",\
+                 \"format\":\"qcow2\",\"content_size\":1048576,\
+                 \"digest\":{{\"algorithm\":\"sha256\",\"tree\":\"{}\"}},\"file_sha256\":\"{}\",\
+                 \"elapsed_seconds\":2.0}}",
+                "01".repeat(32),
+                "02".repeat(32)
+            )
+        );
+    }
+}
