@@ -500,7 +500,13 @@ mod tests {
             flat_sha256: false,
             source: "disk.raw".into(),
             identity: Some(SourceIdentity::Image {
-                files: vec![SourceIdentity::File { device: 1, inode: 2, size: 3, modified_ns: -4, changed_ns: i64::MAX }],
+                files: vec![SourceIdentity::File {
+                    device: 1,
+                    inode: 2,
+                    size: 3,
+                    modified_ns: -4,
+                    changed_ns: i64::MAX,
+                }],
             }),
             size: Some(12 << 20),
             encoder: "none".into(),
@@ -533,7 +539,13 @@ mod tests {
             Record::Chunk(chunk(2, UnitShape::Absent, 2)),
             point(12 << 20, 2),
             Record::Tainted { reason: "it changed\n\"so\"".into() },
-            Record::Closed(Closed { size: 1, output_size: 2, zero: 0, tree: Some("ab".into()), file_sha256: None }),
+            Record::Closed(Closed {
+                size: 1,
+                output_size: 2,
+                zero: 0,
+                tree: Some("ab".into()),
+                file_sha256: None,
+            }),
         ];
         for record in records {
             let line = record.to_line().unwrap();
@@ -549,7 +561,8 @@ mod tests {
             let mut line = line.to_vec();
             line[bit / 8] ^= 1 << (bit % 8);
             // Upper case digits of the checksum are the same checksum.
-            let same = Record::from_line(&line).is_some_and(|record| record == Record::Chunk(chunk(3, UnitShape::Compressed(9), 77)));
+            let same = Record::from_line(&line)
+                .is_some_and(|record| record == Record::Chunk(chunk(3, UnitShape::Compressed(9), 77)));
             assert!(!same || line.len() - bit / 8 <= 8, "bit {bit}");
             assert!(same || Record::from_line(&line).is_none(), "bit {bit}");
         }

@@ -36,7 +36,8 @@ use crate::{
     pipeline::{journal::JournalReader, process::Check, stages::ExpectedChecks},
     sink::{DataSync, Sink},
     source::{
-        BoxFuture, ByteStore, ByteStream, RawPlan, ReadRange, Restart, Source, SourceIdentity, StoreExtent, StreamChunk,
+        BoxFuture, ByteStore, ByteStream, RawPlan, ReadRange, Restart, Source, SourceIdentity, StoreExtent,
+        StreamChunk,
     },
 };
 
@@ -53,7 +54,14 @@ struct MemoryStore {
 
 impl MemoryStore {
     fn new(disk: Vec<u8>) -> Self {
-        Self { disk, holes: Vec::new(), fails_at: None, stalls_at: None, delays: false, reads: AtomicUsize::new(0) }
+        Self {
+            disk,
+            holes: Vec::new(),
+            fails_at: None,
+            stalls_at: None,
+            delays: false,
+            reads: AtomicUsize::new(0),
+        }
     }
 
     /// Says of all long runs of zeros that they are holes, at odd boundaries.
@@ -91,7 +99,11 @@ impl ByteStore for MemoryStore {
         })
     }
 
-    fn read(self: Arc<Self>, reads: Vec<ReadRange>, mut buffer: Buffer) -> BoxFuture<'static, Result<Buffer>> {
+    fn read(
+        self: Arc<Self>,
+        reads: Vec<ReadRange>,
+        mut buffer: Buffer,
+    ) -> BoxFuture<'static, Result<Buffer>> {
         Box::pin(async move {
             let turn = self.reads.fetch_add(1, SeqCst);
             if self.delays {
@@ -223,7 +235,8 @@ impl Sink for MemorySink {
 
     fn fill(&mut self, slot: Slot, at: u64, bytes: &Bytes) -> Result<()> {
         let mut state = self.step()?;
-        let start = state.slots.iter().find(|(name, _)| *name == slot).unwrap().1 + usize::try_from(at).unwrap();
+        let start =
+            state.slots.iter().find(|(name, _)| *name == slot).unwrap().1 + usize::try_from(at).unwrap();
         state.bytes[start..start + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
@@ -239,7 +252,9 @@ impl Sink for MemorySink {
 }
 
 fn specs() -> Vec<WriterSpec> {
-    let qcow2 = |cluster_bits, compression| WriterSpec::Qcow2(Qcow2Options { cluster_bits, compression, level: Level::Fast });
+    let qcow2 = |cluster_bits, compression| {
+        WriterSpec::Qcow2(Qcow2Options { cluster_bits, compression, level: Level::Fast })
+    };
     vec![
         WriterSpec::Raw(RawOptions {}),
         qcow2(16, Compression::None),
@@ -274,9 +289,11 @@ fn random(store: MemoryStore) -> Source {
 async fn convert(mut source: Source, spec: &WriterSpec, workers: usize, sink: MemorySink) -> Result<Outcome> {
     let size = crate::conversion::size_of(&source);
     let writer = spec.writer(size, "disk").unwrap();
-    let engine = Engine::new(&source, Some(&*writer), Checker::new(Some(Algorithm::Sha256)), None, options(workers))?;
+    let engine =
+        Engine::new(&source, Some(&*writer), Checker::new(Some(Algorithm::Sha256)), None, options(workers))?;
     let policy = CommitPolicy { bytes: 1 << 20, interval: Duration::from_secs(1) };
-    let output = Output::start(Box::new(sink.clone()), OutputState::default(), None, policy, Progress::default())?;
+    let output =
+        Output::start(Box::new(sink.clone()), OutputState::default(), None, policy, Progress::default())?;
     let is_raw = matches!(spec, WriterSpec::Raw(_));
     let mut converter = Converter::new(writer, output, Tree::new(Some(Algorithm::Sha256), size), 0, is_raw);
     converter.begin().await?;
@@ -295,7 +312,21 @@ fn runtime() -> tokio::runtime::Runtime {
 
 fn sizes() -> Vec<usize> {
     let chunk = usize::try_from(CHUNK_LEN).unwrap();
-    vec![0, 1, 511, 512, 513, 65_535, 65_536, 65_537, chunk - 1, chunk, chunk + 1, chunk + 512, 3 * chunk + 700]
+    vec![
+        0,
+        1,
+        511,
+        512,
+        513,
+        65_535,
+        65_536,
+        65_537,
+        chunk - 1,
+        chunk,
+        chunk + 1,
+        chunk + 512,
+        3 * chunk + 700,
+    ]
 }
 
 #[test]
@@ -322,13 +353,15 @@ fn every_source_and_worker_count_gives_the_bytes_of_the_plain_driver() {
                 (2, Source::Stream(Box::new(MemoryStream { disk: disk.clone(), at: 0, tells_size: true }))),
             ];
             for (workers, source) in sources {
-                let outcome = runtime.block_on(convert(source, &spec, workers, MemorySink::default())).unwrap();
+                let outcome =
+                    runtime.block_on(convert(source, &spec, workers, MemorySink::default())).unwrap();
                 assert!(outcome.image == expected, "{spec}, {size} bytes, {workers} workers");
                 assert!(outcome.finished);
                 assert_eq!(outcome.ended.tree, Some(tree), "{spec}, {size} bytes");
                 assert_eq!(outcome.ended.output_size, expected.len() as u64);
             }
-            let source = Source::Stream(Box::new(MemoryStream { disk: disk.clone(), at: 0, tells_size: false }));
+            let source =
+                Source::Stream(Box::new(MemoryStream { disk: disk.clone(), at: 0, tells_size: false }));
             let outcome = runtime.block_on(convert(source, &spec, 2, MemorySink::default())).unwrap();
             let expected = testkit::write_image(&spec, &disk, "disk", false).unwrap();
             assert!(outcome.image == expected, "{spec}, {size} bytes, size unknown");
@@ -361,8 +394,13 @@ fn a_sink_that_fails_at_any_operation_ends_the_run_with_its_error() {
         for at in (1..=operations).step_by(operations.div_ceil(40)) {
             let sink = MemorySink::default();
             sink.shared.lock().unwrap().fails_at = Some(at);
-            let run = runtime.block_on(convert(random(MemoryStore::new(disk.clone())), &spec, 2, sink.clone()));
-            assert_eq!(run.err().unwrap().to_string(), "no space left", "{spec}, operation {at} of {operations}");
+            let run =
+                runtime.block_on(convert(random(MemoryStore::new(disk.clone())), &spec, 2, sink.clone()));
+            assert_eq!(
+                run.err().unwrap().to_string(),
+                "no space left",
+                "{spec}, operation {at} of {operations}"
+            );
             assert!(!sink.shared.lock().unwrap().finished);
         }
     }
@@ -382,7 +420,8 @@ fn cancelling_ends_a_stalled_run_and_keeps_what_is_contiguous() {
         let sink = MemorySink::default();
         let policy = CommitPolicy { bytes: 1 << 20, interval: Duration::from_secs(1) };
         let output =
-            Output::start(Box::new(sink.clone()), OutputState::default(), None, policy, Progress::default()).unwrap();
+            Output::start(Box::new(sink.clone()), OutputState::default(), None, policy, Progress::default())
+                .unwrap();
         let mut converter = Converter::new(writer, output, Tree::default(), 0, true);
         tokio::spawn(async move {
             while progress.snapshot().done < 8 << 20 {

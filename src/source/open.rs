@@ -48,5 +48,10 @@ pub struct OpenedSource {
 /// The source cannot be opened, is refused, or is not what `options` say.
 pub async fn open(location: &str, _options: &SourceOptions) -> Result<OpenedSource> {
     let store = super::FileStore::open(std::path::Path::new(location))?;
-    Ok(OpenedSource { name: location.into(), format: SourceFormat::Image(vmferry_formats::Format::Raw), info: None, source: Source::Random(Box::new(super::RawPlan::new(std::sync::Arc::new(store))))})
+    Ok(OpenedSource {
+        name: location.into(),
+        format: SourceFormat::Image(vmferry_formats::Format::Raw),
+        info: None,
+        source: Source::Random(Box::new(super::RawPlan::new(std::sync::Arc::new(store)))),
+    })
 }

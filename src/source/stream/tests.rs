@@ -123,9 +123,15 @@ fn members_and_frames_follow_each_other() {
 
 #[test]
 fn an_empty_disk_is_a_disk_but_an_empty_stream_is_not() {
-    assert_eq!(drain(&mut DiskStream::new(pipe(&[]), Raw, None), 10).unwrap(), []);
-    assert_eq!(drain(&mut DiskStream::new(pipe(&gzip(&[])), Gzip::default(), Some(0)), 10).unwrap(), []);
-    assert_eq!(drain(&mut DiskStream::new(pipe(&zst(&[])), Zstd::new().unwrap(), None), 10).unwrap(), []);
+    assert_eq!(drain(&mut DiskStream::new(pipe(&[]), Raw, None), 10).unwrap(), Vec::<u8>::new());
+    assert_eq!(
+        drain(&mut DiskStream::new(pipe(&gzip(&[])), Gzip::default(), Some(0)), 10).unwrap(),
+        Vec::<u8>::new()
+    );
+    assert_eq!(
+        drain(&mut DiskStream::new(pipe(&zst(&[])), Zstd::new().unwrap(), None), 10).unwrap(),
+        Vec::<u8>::new()
+    );
     assert!(drain(&mut DiskStream::new(pipe(&[]), Gzip::default(), None), 10).is_err());
     assert!(drain(&mut DiskStream::new(pipe(&[]), Zstd::new().unwrap(), None), 10).is_err());
 }

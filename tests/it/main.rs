@@ -1,0 +1,8 @@
+//! Black-box tests of the `vmferry` binary, by topic.
+//!
+//! Test material (a corpus of disks, among them a bootable one) is found only through the
+//! environment variable `VMFERRY_TEST_MATERIAL`. What a test lacks (the material, a tool) makes it
+//! skip loudly; with `VMFERRY_STRICT=1` it fails instead.
+
+mod kill;
+mod support;
