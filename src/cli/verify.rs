@@ -56,7 +56,6 @@ struct VerifyResult<'a> {
     format: &'static str,
     content_size: u64,
     digest: DigestObject,
-    file_sha256: Option<String>,
     elapsed_seconds: f64,
 }
 
@@ -69,7 +68,6 @@ impl<'a> From<&'a VerifyReport> for VerifyResult<'a> {
             format: source_format_name(report.format),
             content_size: report.content_size,
             digest: DigestObject(report.digest),
-            file_sha256: report.file_sha256.map(|digest| digest.to_string()),
             elapsed_seconds: seconds(report.elapsed),
         }
     }
@@ -79,11 +77,8 @@ impl Report for VerifyResult<'_> {
     const CONFIRMS: bool = true;
 
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        write!(out, "{}: OK  {}", Plain(self.name), tree_digest(&self.digest.0))?;
-        if let Some(sum) = &self.file_sha256 {
-            write!(out, "  sha256:{sum}")?;
-        }
-        writeln!(out, "  ({})", Bytes(self.content_size))
+        let (name, digest) = (Plain(self.name), tree_digest(&self.digest.0));
+        writeln!(out, "{name}: OK  {digest}  ({})", Bytes(self.content_size))
     }
 }
 
@@ -109,7 +104,6 @@ mod tests {
             format: SourceFormat::Image(Format::Qcow2),
             content_size: 1 << 20,
             digest: TreeDigest { algorithm: Algorithm::Sha256, tree: Digest::from_bytes([1; 32]) },
-            file_sha256: Some(Digest::from_bytes([2; 32])),
             elapsed: Duration::from_secs(2),
         }
     }
@@ -118,10 +112,10 @@ mod tests {
     fn text_is_one_line() {
         let mut text = Vec::new();
         VerifyResult::from(&report()).text(&mut text).unwrap();
-        let (tree, file) = ("01".repeat(32), "02".repeat(32));
+        let tree = "01".repeat(32);
         assert_eq!(
             String::from_utf8(text).unwrap(),
-            format!("disk.qcow2: OK  tree-sha256:{tree}  sha256:{file}  (1 MiB)\n")
+            format!("disk.qcow2: OK  tree-sha256:{tree}  (1 MiB)\n")
         );
     }
 
@@ -133,10 +127,8 @@ mod tests {
             format!(
                 "{{\"name\":\"disk.qcow2\",\"verified\":true,\"manifest\":\"disk.qcow2.vmferry.jsonl\",\
                  \"format\":\"qcow2\",\"content_size\":1048576,\
-                 \"digest\":{{\"algorithm\":\"sha256\",\"tree\":\"{}\"}},\"file_sha256\":\"{}\",\
-                 \"elapsed_seconds\":2.0}}",
-                "01".repeat(32),
-                "02".repeat(32)
+                 \"digest\":{{\"algorithm\":\"sha256\",\"tree\":\"{}\"}},\"elapsed_seconds\":2.0}}",
+                "01".repeat(32)
             )
         );
     }

@@ -71,9 +71,13 @@ impl FileStore {
         self.identity.is_none()
     }
 
-    /// The open file and its path, for reading it from its start as a stream.
-    pub(super) fn into_parts(self) -> (File, PathBuf, Option<SourceIdentity>) {
-        (self.file, self.path, self.identity)
+    /// The file at its first byte, for reading it in order. The position is shared with this store,
+    /// which uses it for [`extent_at`](ByteStore::extent_at) only.
+    pub(super) fn duplicate(&self) -> Result<(File, PathBuf)> {
+        let file = self.file.try_clone().map_err(|error| Error::io("read", &self.path, error))?;
+        rustix::fs::seek(&file, SeekFrom::Start(0))
+            .map_err(|error| Error::io("read", &self.path, error.into()))?;
+        Ok((file, self.path.clone()))
     }
 
     fn read_all(&self, reads: &[ReadRange], buffer: &mut [u8]) -> Result<()> {

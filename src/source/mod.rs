@@ -126,7 +126,7 @@ pub enum SourceIdentity {
     /// An image and the files it refers to.
     Image {
         /// The image first.
-        files: Vec<SourceIdentity>,
+        files: Vec<Self>,
     },
 }
 

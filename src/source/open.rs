@@ -1,9 +1,25 @@
 //! From what the user names to a source that can be read.
+//!
+//! The magic of a source decides, unless the user names the format. RAW is never concluded from
+//! content: a guest can write any header into its first sector. So a named RAW is RAW whatever it
+//! begins with, a named format must be what is there, and bytes without a magic are taken as RAW
+//! only where nothing says otherwise.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use super::{HttpOptions, Source};
-use crate::error::Result;
+use vmferry_formats::{Detected, Format, HEAD_LEN, detect};
+
+use super::{
+    ByteStore, ByteStream, FileStore, HttpOptions, ImagePlan, RawPlan, Source,
+    file::{head_and_tail, read_range},
+    http::{self, Found, HttpInput, HttpStore},
+    num::{to_u64, to_usize},
+    stream::{DiskStream, FileInput, Gzip, Input, Raw, Unpack, Zstd, vmdk_stream},
+};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How the user says a source is to be read.
 #[derive(Clone, Debug, Default)]
@@ -24,9 +40,26 @@ pub enum SourceFormat {
     /// gzip-compressed RAW.
     Gzip,
     /// A disk image.
-    Image(vmferry_formats::Format),
+    Image(Format),
     /// zstd-compressed RAW.
     Zstd,
+}
+
+impl SourceFormat {
+    /// Lower-case name, as on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Image(format) => format.name(),
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+impl std::fmt::Display for SourceFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A source, open.
@@ -46,12 +79,472 @@ pub struct OpenedSource {
 ///
 /// # Errors
 /// The source cannot be opened, is refused, or is not what `options` say.
-pub async fn open(location: &str, _options: &SourceOptions) -> Result<OpenedSource> {
-    let store = super::FileStore::open(std::path::Path::new(location))?;
-    Ok(OpenedSource {
-        name: location.into(),
-        format: SourceFormat::Image(vmferry_formats::Format::Raw),
-        info: None,
-        source: Source::Random(Box::new(super::RawPlan::new(std::sync::Arc::new(store)))),
+pub async fn open(location: &str, options: &SourceOptions) -> Result<OpenedSource> {
+    match kind_of(location)? {
+        Kind::Stdin => {
+            refuse_unordered(options.format, "stdin")?;
+            let input = blocking(FileInput::stdin).await?;
+            open_stream(Box::new(input), options, Announced::Nothing).await
+        }
+        Kind::Url => open_url(location, options).await,
+        Kind::Path => open_path(location, options).await,
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Path,
+    Stdin,
+    Url,
+}
+
+fn kind_of(location: &str) -> Result<Kind> {
+    if location == "-" {
+        return Ok(Kind::Stdin);
+    }
+    let Some((scheme, _)) = location.split_once("://") else { return Ok(Kind::Path) };
+    let is_scheme = !scheme.is_empty()
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    match scheme.to_ascii_lowercase().as_str() {
+        "http" | "https" => Ok(Kind::Url),
+        _ if is_scheme => Err(Error::usage(format!("sources of scheme {scheme:?} are not supported"))
+            .with_hint("name a file, a block device, an http:// or https:// URL, or '-' for stdin")),
+        _ => Ok(Kind::Path),
+    }
+}
+
+async fn open_path(location: &str, options: &SourceOptions) -> Result<OpenedSource> {
+    let path = PathBuf::from(location);
+    let store = Arc::new(blocking(move || FileStore::open(&path)).await?);
+    let bytes: Arc<dyn ByteStore> = Arc::clone(&store) as Arc<dyn ByteStore>;
+    let (head, tail) = head_and_tail(&bytes).await?;
+    let rest =
+        Rest { name: store.name(), raw_likely: store.is_block_device() || may_be_raw(location, false) };
+    match choose(options.format, detect(&head, &tail), &rest)? {
+        SourceFormat::Image(format) => {
+            open_store(format, bytes, options.allow_backing.as_deref(), options).await
+        }
+        SourceFormat::Gzip | SourceFormat::Zstd => {
+            let input = blocking(move || FileInput::file(&store)).await?;
+            open_stream(Box::new(input), options, Announced::Nothing).await
+        }
+    }
+}
+
+async fn open_url(location: &str, options: &SourceOptions) -> Result<OpenedSource> {
+    match http::probe(location, &options.http).await? {
+        Found::Store { store, head } => open_http_store(store, &head, options).await,
+        Found::Stream(stream) => {
+            refuse_unordered(options.format, stream.name())?;
+            let raw_link =
+                if options.size.is_none() { http::announced_by_raw_link(&stream).await } else { None };
+            let announced = Announced::Http { body: stream.size(), raw_link };
+            open_stream(Box::new(stream.into_input()), options, announced).await
+        }
+    }
+}
+
+async fn open_http_store(store: HttpStore, head: &[u8], options: &SourceOptions) -> Result<OpenedSource> {
+    let name = store.name();
+    let store = Arc::new(store);
+    let bytes = Arc::clone(&store) as Arc<dyn ByteStore>;
+    // The end is looked at only if it could matter: it costs a round trip.
+    let tail = match (options.format, detect(head, &[])) {
+        (None, Detected::Unknown) => {
+            let len = store.size().min(to_u64(vmferry_formats::TAIL_LEN));
+            Some(read_range(&bytes, store.size() - len, to_usize(len)).await?)
+        }
+        _ => None,
+    };
+    let rest = Rest { raw_likely: may_be_raw(&name, true), name };
+    match choose(options.format, detect(head, tail.as_deref().unwrap_or_default()), &rest)? {
+        SourceFormat::Image(format) => open_store(format, bytes, None, options).await,
+        SourceFormat::Gzip | SourceFormat::Zstd => {
+            let input = HttpInput::store(store);
+            // The compressed bytes are complete when the last range is.
+            open_stream(Box::new(input), options, Announced::Nothing).await
+        }
+    }
+}
+
+/// Opens what has random access and is not compressed as a whole.
+async fn open_store(
+    format: Format,
+    store: Arc<dyn ByteStore>,
+    extents: Option<&Path>,
+    options: &SourceOptions,
+) -> Result<OpenedSource> {
+    let name = store.name();
+    let (size, info, source) = match format {
+        Format::Raw => (store.size(), None, Source::Random(Box::new(RawPlan::new(store)))),
+        format => {
+            let plan = ImagePlan::open(format, store, extents).await?;
+            let info = plan.info().clone();
+            (info.virtual_size, Some(info), Source::Random(Box::new(plan)))
+        }
+    };
+    if let Some(expected) = options.size
+        && expected != size
+    {
+        return Err(Error::new(
+            ErrorKind::SourceChanged,
+            format!("{name} has {size} bytes of disk instead of the {expected} given"),
+        ));
+    }
+    Ok(OpenedSource { name, format: SourceFormat::Image(format), info, source })
+}
+
+/// What a stream's length must be, as others say.
+#[derive(Clone, Copy, Debug)]
+enum Announced {
+    Nothing,
+    Http {
+        /// Length of the body.
+        body: Option<u64>,
+        /// Length of the disk, from the link beside.
+        raw_link: Option<u64>,
+    },
+}
+
+/// Opens what comes in order.
+async fn open_stream(
+    mut input: Box<dyn Input>,
+    options: &SourceOptions,
+    announced: Announced,
+) -> Result<OpenedSource> {
+    let options = options.clone();
+    blocking(move || {
+        let name = input.origin().name.clone();
+        let head = input.peek(HEAD_LEN)?;
+        let rest = Rest { raw_likely: may_be_raw(&name, true), name: name.clone() };
+        let format = choose(options.format, detect(&head[..head.len().min(HEAD_LEN)], &[]), &rest)?;
+        let stream = match format {
+            SourceFormat::Image(Format::Raw) => {
+                let body = match announced {
+                    Announced::Http { body, .. } => body,
+                    Announced::Nothing => None,
+                };
+                agree(&name, options.size, body)?;
+                Box::new(DiskStream::new(input, Raw, options.size.or(body)))
+            }
+            SourceFormat::Gzip => {
+                let raw_link = match announced {
+                    Announced::Http { raw_link, .. } => raw_link,
+                    Announced::Nothing => None,
+                };
+                if matches!(announced, Announced::Http { .. }) && options.size.or(raw_link).is_none() {
+                    tracing::warn!(
+                        source = %name,
+                        "the length of the disk is not known: an export whose disk cannot be read to its end sends a \
+                         shorter stream that looks complete; give the size to be sure"
+                    );
+                }
+                open_packed(DiskStream::new(input, Gzip::default(), options.size.or(raw_link)), format)?
+            }
+            SourceFormat::Zstd => open_packed(DiskStream::new(input, Zstd::new()?, options.size), format)?,
+            SourceFormat::Image(Format::Vmdk) => vmdk_stream(input, options.size)?,
+            SourceFormat::Image(_) => return Err(unordered(&name, format)),
+        };
+        Ok(OpenedSource { name, format, info: None, source: Source::Stream(stream) })
     })
+    .await
+}
+
+fn agree(name: &str, given: Option<u64>, announced: Option<u64>) -> Result<()> {
+    match (given, announced) {
+        (Some(given), Some(announced)) if given != announced => Err(Error::new(
+            ErrorKind::SourceChanged,
+            format!("{name} announces {announced} bytes instead of the {given} given"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A compressed disk, unless an image or archive turns out to be inside.
+fn open_packed<U: Unpack>(mut stream: DiskStream<U>, format: SourceFormat) -> Result<Box<dyn ByteStream>> {
+    let name = stream.name();
+    let what = match detect(stream.peek(HEAD_LEN)?, &[]) {
+        Detected::Unknown => return Ok(Box::new(stream)),
+        inside => describe(inside),
+    };
+    let tool = if format == SourceFormat::Gzip { "gunzip" } else { "unzstd" };
+    Err(Error::refused(format!("{name} is {what} inside {format}, where only a RAW disk is read")).with_hint(
+        format!(
+            "decompress it first: '{tool} -c FILE > DISK'; if it is a RAW disk that begins so, pipe it: '{tool} -c \
+             FILE | vmferry convert -f raw - OUTPUT'"
+        ),
+    ))
+}
+
+/// What decides besides the magic.
+struct Rest {
+    name: String,
+    /// Whether bytes without a magic may be taken as RAW.
+    raw_likely: bool,
+}
+
+/// The format to read a source as.
+fn choose(named: Option<SourceFormat>, detected: Detected, rest: &Rest) -> Result<SourceFormat> {
+    let name = &rest.name;
+    let found = match detected {
+        Detected::Image(format) => Some(SourceFormat::Image(format)),
+        Detected::Gzip => Some(SourceFormat::Gzip),
+        Detected::Zstd => Some(SourceFormat::Zstd),
+        _ => None,
+    };
+    match (named, found) {
+        (Some(named @ SourceFormat::Image(Format::Raw)), _) => Ok(named),
+        (Some(named), found) if found == Some(named) => Ok(named),
+        (Some(named), _) => Err(Error::usage(format!(
+            "{name} is named as {named}, but by its first bytes it is {}",
+            describe(detected)
+        ))
+        .with_hint("leave the format away to take what is there, or name raw to take the bytes as the disk")),
+        (None, Some(found)) => Ok(found),
+        (None, None) if detected == Detected::Unknown => {
+            if rest.raw_likely {
+                return Ok(SourceFormat::Image(Format::Raw));
+            }
+            Err(Error::usage(format!(
+                "{name} has no magic that is known, and its name does not say that it is RAW"
+            ))
+            .with_hint("if it is a RAW disk, say so: '-f raw'"))
+        }
+        (None, None) => {
+            let hint = match detected {
+                Detected::Tar => "extract the disk first ('tar -xf'); an OVA is such an archive",
+                Detected::Known("xz stream") => {
+                    "decompress it on the way: 'xz -dc FILE | vmferry convert -f raw - OUTPUT'"
+                }
+                _ => "convert it to RAW or QCOW2 first, with qemu-img or the tool that made it",
+            };
+            Err(Error::failed(format!(
+                "{name} is {}, which is not supported as a source",
+                describe(detected)
+            ))
+            .with_hint(hint))
+        }
+    }
+}
+
+fn describe(detected: Detected) -> String {
+    match detected {
+        Detected::Gzip => "a gzip stream".to_owned(),
+        Detected::Image(Format::Qcow2) => "a QCOW2 image".to_owned(),
+        Detected::Image(Format::Vmdk) => "a VMDK image".to_owned(),
+        Detected::Image(format) => format!("a {format} image"),
+        Detected::Known("xz stream") => "an xz stream".to_owned(),
+        Detected::Known(what) => format!("a {what} image"),
+        Detected::Tar => "a tar archive".to_owned(),
+        Detected::Zstd => "a zstd stream".to_owned(),
+        _ => "none that is known".to_owned(),
+    }
+}
+
+/// Whether the extension of a path lets it be a RAW disk. Links and pipes often have names that say
+/// nothing, so there (`lenient`) only the extension of something else counts against it.
+fn may_be_raw(location: &str, lenient: bool) -> bool {
+    let Some(extension) = Path::new(location).extension() else { return true };
+    let extension = extension.to_string_lossy().to_ascii_lowercase();
+    match Format::from_extension(&extension) {
+        Some(format) => format == Format::Raw,
+        None => lenient && !OTHER_EXTENSIONS.contains(&extension.as_str()),
+    }
+}
+
+/// Extensions of what is no RAW disk.
+const OTHER_EXTENSIONS: [&str; 14] =
+    ["7z", "bz2", "gz", "htm", "html", "ova", "ovf", "tar", "vdi", "vhd", "vhdx", "xz", "zip", "zst"];
+
+/// Formats that need random access are refused before anything is read.
+fn refuse_unordered(named: Option<SourceFormat>, name: &str) -> Result<()> {
+    match named {
+        Some(format @ SourceFormat::Image(Format::Qcow2)) => Err(unordered(name, format)),
+        _ => Ok(()),
+    }
+}
+
+fn unordered(name: &str, format: SourceFormat) -> Error {
+    Error::refused(format!("{name} can only be read in order, and {format} needs random access"))
+        .with_hint("save it to a file and name that; a stream may be RAW, gzip or zstd")
+}
+
+/// Runs what may block away from the runtime's threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::failed("opening the source was given up").with_source(error))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::source::{Restart, StreamChunk};
+
+    fn with(format: Option<SourceFormat>, size: Option<u64>) -> SourceOptions {
+        SourceOptions { format, size, ..SourceOptions::default() }
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn magic(at: usize, magic: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        bytes[at..at + magic.len()].copy_from_slice(magic);
+        bytes
+    }
+
+    async fn open_bytes(name: &str, bytes: &[u8], options: &SourceOptions) -> Result<OpenedSource> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        open(path.to_str().unwrap(), options).await
+    }
+
+    async fn open_pipe(bytes: &[u8], options: &SourceOptions) -> Result<OpenedSource> {
+        let (read, mut write) = std::io::pipe().unwrap();
+        // Small enough for the pipe to hold it.
+        write.write_all(bytes).unwrap();
+        drop(write);
+        let input = FileInput::pipe(std::fs::File::from(std::os::fd::OwnedFd::from(read)), "stdin");
+        open_stream(Box::new(input), options, Announced::Nothing).await
+    }
+
+    fn text(error: &Error) -> String {
+        format!("{error} ({})", error.hint().unwrap_or_default())
+    }
+
+    const QCOW2: Option<SourceFormat> = Some(SourceFormat::Image(Format::Qcow2));
+    const RAW: Option<SourceFormat> = Some(SourceFormat::Image(Format::Raw));
+
+    #[tokio::test]
+    async fn raw_is_taken_only_where_nothing_speaks_against_it() {
+        for name in ["disk.raw", "disk.img", "disk.IMG", "disk"] {
+            let opened = open_bytes(name, &[0; 700], &with(None, None)).await.unwrap();
+            assert_eq!(opened.format, SourceFormat::Image(Format::Raw));
+            assert!(
+                matches!(&opened.source, Source::Random(plan) if plan.size() == 700 && plan.decode_len() == 1)
+            );
+            assert!(opened.info.is_none() && opened.name.ends_with(name));
+        }
+        for name in ["disk.qcow2", "disk.vmdk", "disk.gz", "disk.bin"] {
+            let error = open_bytes(name, &[0; 700], &with(None, None)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(text(&error).contains("-f raw"), "{}", text(&error));
+            open_bytes(name, &[0; 700], &with(RAW, None)).await.unwrap();
+        }
+        // What the user calls RAW is RAW, and so is an empty file.
+        for bytes in [magic(0, b"QFI\xfb"), magic(0, b"KDMV"), gzip(b"x"), Vec::new()] {
+            let opened = open_bytes("disk.qcow2", &bytes, &with(RAW, None)).await.unwrap();
+            assert_eq!(opened.format, SourceFormat::Image(Format::Raw));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_named_format_must_be_what_is_there() {
+        for (named, bytes, word) in [
+            (QCOW2, vec![0; 4096], "none that is known"),
+            (QCOW2, magic(0, b"KDMV"), "a VMDK image"),
+            (Some(SourceFormat::Image(Format::Vmdk)), magic(0, b"QFI\xfb"), "a QCOW2 image"),
+            (Some(SourceFormat::Gzip), vec![0; 10], "none that is known"),
+            (Some(SourceFormat::Zstd), gzip(b"x"), "a gzip stream"),
+        ] {
+            let error = open_bytes("disk.img", &bytes, &with(named, None)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_read_is_named() {
+        let mut fixed_vhd = vec![0; 4096];
+        fixed_vhd[4096 - 512..4096 - 504].copy_from_slice(b"conectix");
+        for (bytes, word) in [
+            (magic(257, b"ustar"), "a tar archive"),
+            (magic(0, b"conectix"), "a dynamic VHD image"),
+            (fixed_vhd, "a fixed VHD image"),
+            (magic(0, b"vhdxfile"), "a VHDX image"),
+            (magic(64, &[0x7f, 0x10, 0xda, 0xbe]), "a VDI image"),
+            (magic(0, &[0xfd, b'7', b'z', b'X', b'Z', 0]), "an xz stream"),
+            (magic(0, &[0xbe, 0xba, 0xfe, 0xca]), "a seSparse VMDK image"),
+        ] {
+            let error = open_bytes("disk.img", &bytes, &with(None, None)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Failed);
+            assert!(error.to_string().contains(word) && error.hint().is_some(), "{error}");
+        }
+        for location in ["s3://bucket/disk", "nbd+unix:///x"] {
+            assert_eq!(open(location, &with(None, None)).await.unwrap_err().kind(), ErrorKind::Usage);
+        }
+        assert_eq!(kind_of("a://b/../weird name").unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(kind_of("dir with space://x").unwrap(), Kind::Path);
+        assert_eq!(kind_of("HTTPS://host/x").unwrap(), Kind::Url);
+        assert_eq!(kind_of("-").unwrap(), Kind::Stdin);
+    }
+
+    #[tokio::test]
+    async fn compressed_files_are_streams_that_can_restart() {
+        let disk = vec![7; 100_000];
+        for (bytes, format) in [
+            (gzip(&disk), SourceFormat::Gzip),
+            (zstd::stream::encode_all(&disk[..], 1).unwrap(), SourceFormat::Zstd),
+        ] {
+            for named in [None, Some(format)] {
+                let opened = open_bytes("disk.bin", &bytes, &with(named, Some(100_000))).await.unwrap();
+                assert_eq!(opened.format, format);
+                let Source::Stream(mut stream) = opened.source else { panic!("not a stream") };
+                assert_eq!((stream.size(), stream.restart()), (Some(100_000), Restart::FromStart));
+                let mut buffer = vec![0; 200_000];
+                let chunk = stream.next_chunk(&mut buffer).unwrap();
+                assert_eq!(chunk, StreamChunk::Data { len: 100_000, holes: Vec::new() });
+                assert_eq!(buffer[..100_000], disk);
+                assert_eq!(stream.next_chunk(&mut buffer).unwrap(), StreamChunk::End);
+            }
+        }
+        for (inside, word) in
+            [(magic(0, b"QFI\xfb"), "QCOW2"), (magic(257, b"ustar"), "tar"), (gzip(b"x"), "gzip")]
+        {
+            let error = open_bytes("disk.gz", &gzip(&inside), &with(None, None)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused);
+            assert!(
+                error.to_string().contains(word) && text(&error).contains("gunzip -c"),
+                "{}",
+                text(&error)
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_size_that_is_given_must_be_right() {
+        let error = open_bytes("disk.img", &[0; 700], &with(None, Some(701))).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SourceChanged);
+        assert!(error.to_string().contains("700") && error.to_string().contains("701"), "{error}");
+        open_bytes("disk.img", &[0; 700], &with(None, Some(700))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn pipes_take_what_can_be_read_in_order() {
+        let opened = open_pipe(&[1; 1000], &with(None, None)).await.unwrap();
+        assert_eq!((opened.name.as_str(), opened.format), ("stdin", SourceFormat::Image(Format::Raw)));
+        let Source::Stream(mut stream) = opened.source else { panic!("not a stream") };
+        assert_eq!((stream.size(), stream.restart(), stream.identity()), (None, Restart::Never, None));
+        let mut buffer = vec![0; 2000];
+        assert_eq!(
+            stream.next_chunk(&mut buffer).unwrap(),
+            StreamChunk::Data { len: 1000, holes: Vec::new() }
+        );
+        let opened = open_pipe(&gzip(&[1; 1000]), &with(None, None)).await.unwrap();
+        assert_eq!(opened.format, SourceFormat::Gzip);
+        for bytes in [magic(0, b"QFI\xfb"), magic(0, b"KDMV")] {
+            let error = open_pipe(&bytes, &with(None, None)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused);
+            assert!(error.hint().unwrap().contains("save it to a file"), "{}", text(&error));
+            open_pipe(&bytes, &with(RAW, None)).await.unwrap();
+        }
+        assert_eq!(open("-", &with(QCOW2, None)).await.unwrap_err().kind(), ErrorKind::Refused);
+    }
 }

@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn holes_over_many_chunks_are_one_piece_and_cost_one_question() {
-        let store = mapped(64 << 40, &[5 * CHUNK_LEN + 10..5 * CHUNK_LEN + 20]);
+        let store = mapped(64 << 40, &[Range { start: 5 * CHUNK_LEN + 10, end: 5 * CHUNK_LEN + 20 }]);
         let pieces = walk(&store);
         assert_eq!(pieces.len(), 3);
         assert_eq!((pieces[0].len, &pieces[0].read), (5 * CHUNK_LEN, &None));
@@ -210,7 +210,7 @@ mod tests {
     fn a_hole_to_an_odd_end_is_a_piece_of_its_own() {
         let pieces = walk(&mapped(CHUNK_LEN + 5, &[0..7, 100..CHUNK_LEN]));
         assert_eq!(pieces.len(), 2);
-        assert_eq!(pieces[0].read.as_ref().unwrap().holes, [7..100]);
+        assert_eq!(pieces[0].read.as_ref().unwrap().holes, [Range { start: 7, end: 100 }]);
         assert_eq!((pieces[1].len, &pieces[1].read), (5, &None));
         assert_eq!(walk(&mapped(0, &[])), []);
         assert_eq!(walk(&mapped(3, &[])), [Piece { guest_offset: 0, len: 3, read: None }]);

@@ -73,7 +73,7 @@ impl ImagePlan {
         let reader = loop {
             match opener.step().context(|| what.clone())? {
                 OpenStep::Need(need) => {
-                    goes_on(&mut last, need, tables.name())?;
+                    goes_on(&mut last, need, &tables.name())?;
                     let bytes = tables.bytes(need).await?;
                     opener.supply(need, bytes).context(|| what.clone())?;
                 }
@@ -122,7 +122,7 @@ impl ImagePlan {
         self.known = loop {
             match self.reader.plan(at..end).context(what(self.tables.name()))? {
                 Step::Need(need) => {
-                    goes_on(&mut last, need, self.tables.name())?;
+                    goes_on(&mut last, need, &self.tables.name())?;
                     let bytes = self.tables.bytes(need).await?;
                     self.reader.supply(need, bytes).context(what(self.tables.name()))?;
                 }
@@ -295,7 +295,7 @@ const MAX_DECODE_LEN: u64 = 2 << 20;
 const FIRST_WINDOW: u64 = 64 << 20;
 
 /// A reader that was given what it asked for must not ask for the same again.
-fn goes_on(last: &mut Option<Need>, need: Need, name: String) -> Result<()> {
+fn goes_on(last: &mut Option<Need>, need: Need, name: &str) -> Result<()> {
     if last.replace(need) == Some(need) {
         return Err(Error::failed(format!(
             "the tables of {name} cannot be followed: {need:?} does not help"

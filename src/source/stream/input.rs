@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 
 use crate::{
     error::{Error, Result},
-    source::{FileStore, Restart, SourceIdentity, file, num::to_u64},
+    source::{ByteStore as _, FileStore, Restart, SourceIdentity, file, num::to_u64},
 };
 
 /// What is known of a source apart from its bytes.
@@ -90,12 +90,10 @@ impl FileInput {
     ///
     /// # Errors
     /// It cannot be positioned there.
-    pub(in crate::source) fn file(store: FileStore) -> Result<Self> {
-        let (file, path, identity) = store.into_parts();
-        rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))
-            .map_err(|error| Error::io("read", &path, error.into()))?;
-        let name = path.display().to_string();
-        Ok(Self::new(file, path, Origin { name, identity, restart: Restart::FromStart }))
+    pub(in crate::source) fn file(store: &FileStore) -> Result<Self> {
+        let (file, path) = store.duplicate()?;
+        let origin = Origin { name: store.name(), identity: store.identity(), restart: Restart::FromStart };
+        Ok(Self::new(file, path, origin))
     }
 
     /// Reads standard input.

@@ -8,6 +8,7 @@
 mod gzip;
 mod input;
 mod raw;
+mod vmdk;
 mod zstd;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub(super) use self::{
     gzip::Gzip,
     input::{FileInput, Input, Origin},
     raw::Raw,
+    vmdk::vmdk_stream,
     zstd::Zstd,
 };
 

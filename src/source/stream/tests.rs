@@ -40,7 +40,7 @@ fn pipe(bytes: &[u8]) -> Box<dyn Input> {
 
 fn file(path: &Path, bytes: &[u8]) -> Box<dyn Input> {
     std::fs::write(path, bytes).unwrap();
-    Box::new(FileInput::file(FileStore::open(path).unwrap()).unwrap())
+    Box::new(FileInput::file(&FileStore::open(path).unwrap()).unwrap())
 }
 
 /// All bytes, in buffers of `step`.

@@ -1,10 +1,7 @@
 //! Zstandard streams (RFC 8878): any number of frames, skippable ones included, checksums verified
 //! where a frame has one.
 
-use zstd::{
-    stream::raw::{DParameter, Decoder, Operation as _},
-    zstd_safe,
-};
+use zstd::stream::raw::{DParameter, Decoder, Operation as _};
 
 use super::{Input, Unpack, input::broken};
 use crate::error::{Error, Result};
@@ -64,8 +61,3 @@ impl Unpack for Zstd {
 /// The largest window accepted, 128 MiB: what the decoders of others take unasked, `zstd --ultra
 /// -22` included. The memory is taken when a frame asks for it.
 const WINDOW_LOG_MAX: u32 = 27;
-
-/// The length that a single frame at the front of `head` announces for its content.
-pub(in crate::source) fn content_size(head: &[u8]) -> Option<u64> {
-    zstd_safe::get_frame_content_size(head).ok().flatten()
-}

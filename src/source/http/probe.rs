@@ -1,0 +1,177 @@
+//! What is behind a URL: a disk with ranges, or a body from start to end.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{Response, StatusCode, header};
+
+use super::{
+    HttpInput, HttpOptions, HttpStore,
+    client::{self, Client, Validators, header_text},
+    retry::Retry,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    source::{
+        SourceIdentity,
+        num::{to_u64, to_usize},
+    },
+};
+
+/// What a server has.
+pub(in crate::source) enum Found {
+    /// It answers range requests.
+    Store {
+        /// The disk.
+        store: HttpStore,
+        /// Its first bytes, up to [`vmferry_formats::HEAD_LEN`].
+        head: Bytes,
+    },
+    /// It sends everything from the start, or nothing.
+    Stream(Stream),
+}
+
+/// A body that has begun to come.
+pub(in crate::source) struct Stream {
+    client: Client,
+    response: Response,
+    validators: Validators,
+    size: Option<u64>,
+}
+
+impl Stream {
+    /// The URL without secrets.
+    pub(in crate::source) fn name(&self) -> &str {
+        self.client.name()
+    }
+
+    /// Bytes of the body, if the server tells.
+    pub(in crate::source) fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// What must be the same for another run.
+    pub(in crate::source) fn identity(&self) -> SourceIdentity {
+        self.client.identity(self.size, &self.validators)
+    }
+
+    /// The body, as it comes.
+    pub(in crate::source) fn into_input(self) -> HttpInput {
+        let identity = self.identity();
+        HttpInput::body(self.client, self.response, identity)
+    }
+}
+
+/// What HEAD told.
+struct Head {
+    size: Option<u64>,
+}
+
+/// Asks what is behind `url`. This is the first contact, so a server that does not answer is given
+/// up sooner than in the middle of a disk: the address may be wrong.
+pub(in crate::source) async fn probe(url: &str, options: &HttpOptions) -> Result<Found> {
+    let client = Client::new(url, options).await?;
+    let head = head(&client).await?;
+    let mut retry = Retry::within(&client, 0, client.retry_for().min(PROBE_FOR));
+    loop {
+        match look(&client, head.as_ref()).await {
+            Ok(Looked::Store { size, validators, head }) => {
+                let store = HttpStore::new(client, size, validators, options.connections);
+                return Ok(Found::Store { store, head });
+            }
+            Ok(Looked::Stream(response)) => {
+                let validators = Validators::of(&response);
+                let size = header_text(&response, &header::CONTENT_LENGTH).and_then(|len| len.parse().ok());
+                return Ok(Found::Stream(Stream { client, response, validators, size }));
+            }
+            Err(trouble) => retry.wait(trouble).await?,
+        }
+    }
+}
+
+/// HEAD tells size, token, path and TLS in one go. Compressed exports and signed URLs refuse it,
+/// which means nothing: then GET decides.
+async fn head(client: &Client) -> Result<Option<Head>> {
+    let mut retry = Retry::within(client, 1, client.retry_for().min(PROBE_FOR));
+    loop {
+        let trouble = match client.head(client.url()).await {
+            Ok(response) if matches!(response.status().as_u16(), 400 | 403 | 405 | 501) => return Ok(None),
+            Ok(response) => match client.judge(response) {
+                Ok(response) => {
+                    let size =
+                        header_text(&response, &header::CONTENT_LENGTH).and_then(|len| len.parse().ok());
+                    return Ok(Some(Head { size }));
+                }
+                Err(trouble) => trouble,
+            },
+            Err(trouble) => trouble,
+        };
+        retry.wait(trouble).await?;
+    }
+}
+
+enum Looked {
+    Store { size: u64, validators: Validators, head: Bytes },
+    Stream(Response),
+}
+
+/// Fetches the first bytes by a range request: whether ranges work is seen, not believed.
+async fn look(client: &Client, head: Option<&Head>) -> Result<Looked, client::Trouble> {
+    let mut response = client.get(Some((0, to_u64(vmferry_formats::HEAD_LEN)))).await?;
+    let fatal = |error: Error| client::Trouble::Fatal(error);
+    let wrong = |what: &str| fatal(Error::failed(format!("the server of {} {what}", client.name())));
+    let validators = Validators::of(&response);
+    match response.status() {
+        StatusCode::PARTIAL_CONTENT => {
+            let Some((0, last, size)) = client::content_range(&response) else {
+                return Err(wrong("does not say which range it sends"));
+            };
+            if let Some(announced) = head.and_then(|head| head.size)
+                && announced != size
+            {
+                return Err(fatal(Error::new(
+                    ErrorKind::SourceChanged,
+                    format!("{} has {announced} bytes by HEAD and {size} by GET", client.name()),
+                )));
+            }
+            let expected = size.min(to_u64(vmferry_formats::HEAD_LEN));
+            let mut bytes = BytesMut::with_capacity(to_usize(expected));
+            while let Some(chunk) = client.chunk(&mut response).await? {
+                bytes.extend_from_slice(&chunk);
+                if to_u64(bytes.len()) > expected {
+                    return Err(wrong("sends more than the range asked for"));
+                }
+            }
+            if last + 1 != expected || to_u64(bytes.len()) != expected {
+                return Err(wrong("sends another range than was asked for"));
+            }
+            Ok(Looked::Store { size, validators, head: bytes.freeze() })
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE => {
+            // There is no first byte.
+            let size = client::total_of(&response).or_else(|| head.and_then(|head| head.size));
+            if size == Some(0) {
+                return Ok(Looked::Store { size: 0, validators, head: Bytes::new() });
+            }
+            Err(wrong("cannot send the first bytes (416)"))
+        }
+        _ => Ok(Looked::Stream(response)),
+    }
+}
+
+/// The true length of the disk in the compressed stream: what the raw link beside it announces, the
+/// same path without `.gz`. It is the only proof of completeness for an export, whose compressed
+/// stream ends properly when reading the disk fails.
+pub(in crate::source) async fn announced_by_raw_link(stream: &Stream) -> Option<u64> {
+    let client = &stream.client;
+    let mut url = client.url().clone();
+    let path = url.path().strip_suffix(".gz")?.to_owned();
+    url.set_path(&path);
+    let response = client.head(&url).await.ok().filter(|response| response.status().is_success())?;
+    // Exports say so; a page that says 'not found' with status 200 does not.
+    header_text(&response, &header::ACCEPT_RANGES).filter(|ranges| ranges.trim() == "bytes")?;
+    header_text(&response, &header::CONTENT_LENGTH)?.parse().ok()
+}
+
+/// The first contact is tried for so long at most.
+const PROBE_FOR: Duration = Duration::from_secs(30);
