@@ -20,7 +20,7 @@ use crate::{
         progress::{Phase, Progress},
         stages::{DigestStage, Tree, VerifyStage},
     },
-    source::{self, Piece, Source, SourceFormat, SourceOptions},
+    source::{self, Source, SourceFormat, SourceOptions},
 };
 
 /// What can be said of a source without reading its data.

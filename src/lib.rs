@@ -10,7 +10,9 @@ mod sys;
 mod tls;
 
 pub use crate::{
-    conversion::{Conversion, ConversionOptions, ConversionReport, ResumePolicy, Target, TreeDigest},
+    conversion::{
+        Conversion, ConversionBuilder, ConversionOptions, ConversionReport, ResumePolicy, Target, TreeDigest,
+    },
     error::{Error, ErrorKind, Result},
 };
 pub use vmferry_formats as formats;

@@ -163,6 +163,17 @@ pub enum WriterSpec {
     Vmdk(vmdk::VmdkOptions),
 }
 
+impl From<Format> for WriterSpec {
+    /// The format with its defaults.
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Qcow2 => Self::Qcow2(qcow2::Qcow2Options::default()),
+            Format::Raw => Self::Raw(raw::RawOptions {}),
+            Format::Vmdk => Self::Vmdk(vmdk::VmdkOptions::default()),
+        }
+    }
+}
+
 impl fmt::Display for WriterSpec {
     /// All parameters with defaults resolved, in a fixed order: equal texts, equal parameters.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

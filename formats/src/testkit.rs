@@ -107,12 +107,9 @@ impl MemoryImage {
                     let (_, start, len, filled) =
                         self.slots.iter_mut().find(|(name, ..)| name == slot).expect("a reserved slot");
                     assert!(at + to_u64(bytes.len()) <= *len, "fill past the end of {slot:?}");
-                    for index in to_usize(*at)..to_usize(*at) + bytes.len() {
-                        assert!(
-                            !std::mem::replace(&mut filled[index], true),
-                            "byte {index} of {slot:?} filled twice"
-                        );
-                    }
+                    let filled = &mut filled[to_usize(*at)..to_usize(*at) + bytes.len()];
+                    assert!(!filled.contains(&true), "bytes of {slot:?} at {at} filled twice");
+                    filled.fill(true);
                     let start = to_usize(*start + at);
                     self.bytes[start..start + bytes.len()].copy_from_slice(bytes);
                 }

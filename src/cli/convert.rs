@@ -179,7 +179,8 @@ pub(super) async fn run(args: &ConvertArgs, output: &Output) -> Result<(), Failu
         Target::Stdout => output.results_on_stderr(),
     };
 
-    let conversion = Conversion::new(plan.source, plan.target, plan.spec, plan.options);
+    let conversion =
+        Conversion::builder(plan.source, plan.target).spec(plan.spec).options(plan.options).build()?;
     let watch = Watch::start(&output, conversion.progress());
     let stop = Stop::Orderly(conversion.cancel_token());
     let result = signals::supervise(conversion.run(), stop, &output).await;

@@ -6,11 +6,11 @@ use crate::error::{Error, Result};
 
 /// What a run may use at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
+pub(super) struct Budget {
     /// CPU workers.
-    pub workers: usize,
+    pub(super) workers: usize,
     /// Bytes that chunks in flight may hold, input and worst-case output.
-    pub in_flight: u64,
+    pub(super) in_flight: u64,
 }
 
 impl Budget {
@@ -19,7 +19,7 @@ impl Budget {
     ///
     /// # Errors
     /// `memory` is too small for [`MIN_CHUNKS`] chunks and one worker.
-    pub fn new(memory: u64, workers: usize, chunk_cost: u64) -> Result<Self> {
+    pub(super) fn new(memory: u64, workers: usize, chunk_cost: u64) -> Result<Self> {
         let chunks = chunk_cost.saturating_mul(MIN_CHUNKS);
         let least = PROCESS_LEN + TABLES_LEN + WORKER_LEN + chunks;
         if memory < least {
@@ -41,7 +41,7 @@ impl Budget {
 }
 
 /// What one chunk of raw input costs, in bytes.
-pub const INPUT_COST: u64 = CHUNK_LEN + 4096;
+pub(super) const INPUT_COST: u64 = CHUNK_LEN + 4096;
 
 /// Chunks that a disk always has: one that is read, one that is encoded, one that is written.
 const MIN_CHUNKS: u64 = 3;

@@ -104,11 +104,6 @@ impl Engine {
         })
     }
 
-    /// What is done to chunks.
-    pub(crate) fn recipe(&self) -> &Recipe {
-        &self.recipe
-    }
-
     /// Runs `source` from guest byte `from` (a multiple of the chunk length) to its end through
     /// `stage`; chunks below `encode_from` are checked, not encoded. Returns the length of the disk.
     ///

@@ -413,10 +413,6 @@ impl Journal {
         }
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// A second handle at the start of the file, for reading.
     ///
     /// # Errors
@@ -468,7 +464,7 @@ impl Journal {
     }
 }
 
-fn damaged(what: String) -> Error {
+fn damaged(what: impl std::fmt::Display) -> Error {
     Error::failed(format!("the journal is damaged: {what}")).with_hint("start again with --restart")
 }
 

@@ -33,7 +33,7 @@ pub enum Check {
 
 /// Computes [`Check`]s.
 #[derive(Clone, Debug)]
-pub enum Checker {
+pub(crate) enum Checker {
     /// Checksums only; holds that of a zero leaf.
     Crc(u32),
     /// Digests.
@@ -42,7 +42,7 @@ pub enum Checker {
 
 impl Checker {
     /// Digests by `algorithm`, or checksums.
-    pub fn new(algorithm: Option<Algorithm>) -> Self {
+    pub(crate) fn new(algorithm: Option<Algorithm>) -> Self {
         match algorithm {
             None => Self::Crc(crc32c::crc32c(&[0; LEAF_LEN])),
             Some(algorithm) => Self::Digest(Box::new(ChunkHasher::new(algorithm))),
@@ -50,7 +50,7 @@ impl Checker {
     }
 
     /// The check of a chunk of `len` zero bytes.
-    pub fn zero_chunk(&self, len: u64) -> Check {
+    pub(crate) fn zero_chunk(&self, len: u64) -> Check {
         match self {
             Self::Crc(_) => {
                 let len = usize::try_from(len).unwrap_or(usize::MAX);
@@ -155,10 +155,6 @@ impl Recipe {
     pub(crate) fn output_cost(&self) -> u64 {
         let units = usize::try_from(CHUNK_LEN).unwrap_or(usize::MAX) / self.unit_len;
         (units * self.max_encoded_len) as u64
-    }
-
-    pub(crate) fn unit_len(&self) -> usize {
-        self.unit_len
     }
 
     pub(crate) fn checker(&self) -> &Checker {

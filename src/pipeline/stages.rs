@@ -223,7 +223,7 @@ pub(crate) fn replay<R: io::Read>(
     journal: &mut JournalReader<R>,
     until: u64,
     mut slot: impl FnMut(Slot, u64, u64),
-    mut each: impl FnMut(&ChunkRecord),
+    mut each: impl FnMut(&ChunkRecord) -> Result<()>,
 ) -> Result<()> {
     let (mut ops, mut position) = (Vec::new(), 0);
     writer.begin(&mut ops).context(|| "cannot begin the output".into())?;
@@ -262,7 +262,7 @@ pub(crate) fn replay<R: io::Read>(
             .with_hint("start again with --restart"));
         }
         tree.push(record.len, record.check()?);
-        each(&record);
+        each(&record)?;
         at = record.at + record.len;
     }
 }

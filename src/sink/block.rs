@@ -40,11 +40,6 @@ impl BlockSink {
         Ok(Self { target, size, position, slots: HashMap::new() })
     }
 
-    /// Bytes that the device holds.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
-    }
-
     /// Tells the sink of a slot that an earlier run reserved.
     pub(crate) fn restore_slot(&mut self, slot: Slot, start: u64, len: u64) {
         self.slots.insert(slot, (start, len));
