@@ -123,6 +123,17 @@ impl Error {
         self
     }
 
+    /// The same error, as one of verification if the cause is that an image is damaged.
+    #[must_use]
+    pub(crate) fn damage_is_verification(mut self) -> Self {
+        use vmferry_formats::ErrorKind as Format;
+        let cause = self.source.as_deref().and_then(|cause| cause.downcast_ref::<vmferry_formats::Error>());
+        if cause.is_some_and(|cause| matches!(cause.kind(), Format::Corrupt | Format::Truncated)) {
+            self.kind = ErrorKind::Verification;
+        }
+        self
+    }
+
     /// What kind of error this is.
     pub fn kind(&self) -> ErrorKind {
         self.kind

@@ -132,6 +132,8 @@ async fn open_path(location: &str, options: &SourceOptions) -> Result<OpenedSour
 }
 
 async fn open_url(location: &str, options: &SourceOptions) -> Result<OpenedSource> {
+    let options =
+        &SourceOptions { format: options.format.or(exported_format(location, options)), ..options.clone() };
     match http::probe(location, &options.http).await? {
         Found::Store { store, head } => open_http_store(store, &head, options).await,
         Found::Stream(stream) => {
@@ -142,6 +144,14 @@ async fn open_url(location: &str, options: &SourceOptions) -> Result<OpenedSourc
             open_stream(Box::new(stream.into_input()), options, announced).await
         }
     }
+}
+
+/// What a volume of a VMExport is: the bytes of the disk, or these in gzip. Its content has no say in
+/// that, since the guest could write the magic of an image there.
+fn exported_format(location: &str, options: &SourceOptions) -> Option<SourceFormat> {
+    options.http.token_file.as_ref()?;
+    let path = location.split(['?', '#']).next().unwrap_or(location);
+    Some(if path.ends_with(".gz") { SourceFormat::Gzip } else { SourceFormat::Image(Format::Raw) })
 }
 
 async fn open_http_store(store: HttpStore, head: &[u8], options: &SourceOptions) -> Result<OpenedSource> {
@@ -300,6 +310,13 @@ fn choose(named: Option<SourceFormat>, detected: Detected, rest: &Rest) -> Resul
             describe(detected)
         ))
         .with_hint("leave the format away to take what is there, or name raw to take the bytes as the disk")),
+        (None, Some(found @ SourceFormat::Image(_))) if says_raw(name) => Err(Error::refused(format!(
+            "{name} calls itself RAW and begins like {}",
+            describe(detected)
+        ))
+        .with_hint(format!(
+            "a guest can write such a beginning into its disk: say '-f raw' to take the bytes as the disk, or '-f {found}' if it is one"
+        ))),
         (None, Some(found)) => Ok(found),
         (None, None) if detected == Detected::Unknown => {
             if rest.raw_likely {
@@ -350,6 +367,11 @@ fn may_be_raw(location: &str, lenient: bool) -> bool {
         Some(format) => format == Format::Raw,
         None => lenient && !OTHER_EXTENSIONS.contains(&extension.as_str()),
     }
+}
+
+/// Whether a name promises the bytes of a disk; `.img` does not.
+fn says_raw(location: &str) -> bool {
+    Path::new(location).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("raw"))
 }
 
 /// Extensions of what is no RAW disk.
@@ -442,6 +464,27 @@ mod tests {
         for bytes in [magic(0, b"QFI\xfb"), magic(0, b"KDMV"), gzip(b"x"), Vec::new()] {
             let opened = open_bytes("disk.qcow2", &bytes, &with(RAW, None)).await.unwrap();
             assert_eq!(opened.format, SourceFormat::Image(Format::Raw));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_magic_that_a_guest_may_have_written_does_not_decide() {
+        for bytes in [magic(0, b"QFI\xfb"), magic(0, b"KDMV")] {
+            let error = open_bytes("disk.raw", &bytes, &with(None, None)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused);
+            assert!(text(&error).contains("-f raw"), "{}", text(&error));
+            open_bytes("disk.raw", &bytes, &with(RAW, None)).await.unwrap();
+        }
+        let mut options = with(None, None);
+        assert_eq!(exported_format("https://host/x/disk.img", &options), None);
+        options.http.token_file = Some("token".into());
+        for (location, format) in [
+            ("https://host/volumes/root/disk.img", SourceFormat::Image(Format::Raw)),
+            ("https://host/volumes/root/disk.img.gz", SourceFormat::Gzip),
+            ("https://host/volumes/root/disk.img.gz?a=b.img", SourceFormat::Gzip),
+            ("https://host/volumes/root/dir/disk.img", SourceFormat::Image(Format::Raw)),
+        ] {
+            assert_eq!(exported_format(location, &options), Some(format), "{location}");
         }
     }
 

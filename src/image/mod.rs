@@ -1,8 +1,9 @@
 //! Looking at images: [`inspect`], [`map`], [`digest`], [`verify`].
 
+mod map;
+
 use std::{
     fs::File,
-    ops::Range,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -10,6 +11,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use vmferry_formats::{ImageInfo, digest::Algorithm};
 
+pub use self::map::{MapEntry, MapKind, map};
 use crate::{
     conversion::{TreeDigest, size_of},
     error::{Error, Result},
@@ -61,41 +63,6 @@ pub async fn inspect(location: &str, options: &SourceOptions) -> Result<Inspecti
         allocated,
         info: opened.info,
     })
-}
-
-/// A run of the guest disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapEntry {
-    /// Guest bytes.
-    pub guest: Range<u64>,
-    /// What is known of them.
-    pub kind: MapKind,
-    /// Where they begin in the image file, for data stored as it is.
-    pub host_offset: Option<u64>,
-}
-
-/// What is known of a run of the guest disk without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapKind {
-    /// Stored compressed.
-    Compressed,
-    /// Stored as it is.
-    Data,
-    /// Reads as zeros.
-    Zero,
-}
-
-/// Tells the extents of a source to `each`, in guest order, equal neighbours joined.
-///
-/// # Errors
-/// It cannot be opened, is refused, or is a stream, which has no map.
-pub async fn map(
-    location: &str,
-    options: &SourceOptions,
-    each: impl FnMut(MapEntry) -> Result<()> + Send,
-) -> Result<()> {
-    let _ = (location, options, each);
-    unimplemented!()
 }
 
 /// How [`digest`] and [`verify`] read.
@@ -207,8 +174,13 @@ pub async fn verify(
     manifest: Option<PathBuf>,
     options: &ReadOptions,
 ) -> Result<VerifyReport> {
+    compare(location, manifest, options).await.map_err(Error::damage_is_verification)
+}
+
+async fn compare(location: &str, manifest: Option<PathBuf>, options: &ReadOptions) -> Result<VerifyReport> {
     let started = Instant::now();
     let is_url = location.contains("://");
+    let is_beside = manifest.is_none();
     let path = match manifest {
         Some(path) => path,
         None if is_url || location == "-" => {
@@ -218,7 +190,12 @@ pub async fn verify(
         None => beside(Path::new(location)),
     };
     let manifest = read_manifest(path.clone()).await?;
-    let mut opened = source::open(location, &options.source).await?;
+    let mut source_options = options.source.clone();
+    if source_options.format.is_none() && is_beside {
+        // What was written there is known; a disk may begin like an image of another format.
+        source_options.format = manifest.head.format.parse().ok().map(SourceFormat::Image);
+    }
+    let mut opened = source::open(location, &source_options).await?;
     let content = manifest.head.content_size;
     options.progress.set_total(size_of(&opened.source));
     options.progress.set_phase(Phase::Verifying);
