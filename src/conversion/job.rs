@@ -306,7 +306,8 @@ impl<'a> FileJob<'a> {
         // Taken here, since reading back counts anew.
         let moved = self.conversion.progress.snapshot();
         if options.verify
-            && let Err(error) = self.read_back(&journal, closed.size).await
+            && let Err(error) =
+                self.read_back(&journal, closed.size).await.map_err(Error::damage_is_verification)
         {
             if error.kind() != ErrorKind::Verification {
                 return Err(error);

@@ -132,8 +132,10 @@ async fn open_path(location: &str, options: &SourceOptions) -> Result<OpenedSour
 }
 
 async fn open_url(location: &str, options: &SourceOptions) -> Result<OpenedSource> {
-    let options =
-        &SourceOptions { format: options.format.or(exported_format(location, options)), ..options.clone() };
+    let options = &SourceOptions {
+        format: options.format.or_else(|| exported_format(location, options)),
+        ..options.clone()
+    };
     match http::probe(location, &options.http).await? {
         Found::Store { store, head } => open_http_store(store, &head, options).await,
         Found::Stream(stream) => {

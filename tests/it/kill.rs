@@ -101,8 +101,8 @@ fn bytes_that_a_killed_run_left_behind_its_durable_point_never_show() {
         if partial.exists() {
             // What a torn run may have written: anything, anywhere behind the durable point.
             let text = fs::read_to_string(&journal).unwrap();
-            let lines = text.lines().filter(|line| line.contains("\"record\":\"checkpoint\""));
-            let line = lines.last().expect("a checkpoint").rsplit_once(' ').unwrap().0;
+            let is_checkpoint = |line: &&str| line.contains("\"record\":\"checkpoint\"");
+            let line = text.lines().rfind(is_checkpoint).expect("a checkpoint").rsplit_once(' ').unwrap().0;
             let durable = serde_json::from_str::<serde_json::Value>(line).unwrap()["out"].as_u64().unwrap();
             let file = fs::OpenOptions::new().write(true).open(&partial).unwrap();
             let stale = vec![0xee; 70 << 20];

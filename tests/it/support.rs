@@ -98,7 +98,7 @@ pub(crate) fn material() -> Option<PathBuf> {
 }
 
 #[track_caller]
-fn missing(what: &str) {
+pub(crate) fn missing(what: &str) {
     let place = std::panic::Location::caller();
     assert!(!is_strict(), "{place}: {what} is not there");
     eprintln!("SKIPPED at {place}: {what} is not there; set VMFERRY_STRICT=1 to make this a failure");
