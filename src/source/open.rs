@@ -237,6 +237,13 @@ async fn open_stream(
                     Announced::Nothing => None,
                 };
                 agree(&name, options.size, body)?;
+                if head.is_empty() && options.size.or(body).is_none() {
+                    return Err(Error::new(
+                        ErrorKind::SourceChanged,
+                        format!("nothing came from {name}: it ended before its first byte"),
+                    )
+                    .with_hint("look at what feeds it; if the disk is empty indeed, say '--source-size 0'"));
+                }
                 Box::new(DiskStream::new(input, Raw, options.size.or(body)))
             }
             SourceFormat::Gzip => {
@@ -590,6 +597,10 @@ mod tests {
             assert!(error.hint().unwrap().contains("save it to a file"), "{}", text(&error));
             open_pipe(&bytes, &with(RAW, None)).await.unwrap();
         }
+        let error = open_pipe(&[], &with(None, None)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SourceChanged);
+        assert!(error.to_string().contains("nothing came"), "{error}");
+        open_pipe(&[], &with(None, Some(0))).await.unwrap();
         assert_eq!(open("-", &with(QCOW2, None)).await.unwrap_err().kind(), ErrorKind::Refused);
     }
 }

@@ -8,4 +8,6 @@
 
 mod judges;
 mod kill;
+mod server;
+mod sources;
 mod support;
