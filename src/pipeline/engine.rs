@@ -212,7 +212,11 @@ impl Engine {
                     continue;
                 }
                 Some(read) => {
-                    let cost = INPUT_COST + read.encoded_len as u64 + self.recipe.output_cost();
+                    let encoded = match read.encoded_len {
+                        0 => 0,
+                        len => self.buffers.cost_of(len) as u64,
+                    };
+                    let cost = INPUT_COST + encoded + self.recipe.output_cost();
                     let permits = self.acquire(cost).await?;
                     let bytes: usize =
                         read.reads.iter().chain(&read.encoded_reads).map(|(_, read)| read.len).sum();

@@ -8,6 +8,8 @@
 
 mod judges;
 mod kill;
+mod memory;
+mod refusals;
 mod server;
 mod sources;
 mod support;

@@ -213,3 +213,20 @@ pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
     drop(never);
 }
+
+/// Whether the test may mount and attach; if not, it is skipped, strict or not: a machine may
+/// forbid that.
+#[track_caller]
+pub(crate) fn have_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        unprivileged("root");
+    }
+    is_root
+}
+
+/// Says that a test is skipped for want of a privilege.
+#[track_caller]
+pub(crate) fn unprivileged(what: &str) {
+    eprintln!("SKIPPED at {}: this machine does not allow {what}", std::panic::Location::caller());
+}
