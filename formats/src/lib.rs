@@ -27,7 +27,7 @@
 //!
 //! [`open`] starts a state machine that names the bytes it needs until a [`FormatReader`] is ready,
 //! and the reader's [`plan`](FormatReader::plan) does the same for any guest range, with the
-//! answer as [`Mapping`](plan::Mapping)s. Compressed ones go through a [`codec::Decoder`].
+//! answer as [`Mapping`]s. Compressed ones go through a [`codec::Decoder`].
 
 pub mod chunk;
 pub mod codec;
