@@ -1,6 +1,8 @@
 //! The data path over stores and sinks that live in memory: whatever the source looks like, the
 //! output is that of the plain in-memory driver of the formats crate.
 
+mod durability;
+
 use std::{
     ops::Range,
     sync::{
