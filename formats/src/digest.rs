@@ -13,7 +13,7 @@
 //! so the cost follows the data; whether a range was a hole, a zero cluster or written zeros never
 //! shows in the digest.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::OnceLock};
 
 use sha2::Digest as _;
 
@@ -144,6 +144,17 @@ impl ChunkHasher {
         self.algorithm.hash(bytes)
     }
 
+    /// Digests of several leaves: as [`leaf`](Self::leaf) for each of them, but several at a time,
+    /// which is about twice as fast where SHA-256 has instructions of its own.
+    pub fn leaves(&self, leaves: &[&[u8]]) -> Vec<Digest> {
+        if self.algorithm == Algorithm::Sha256 && batches_agree() {
+            let mut digests = vec![[0; Digest::LEN]; leaves.len()];
+            tape_sha256::hash_many(leaves, &mut digests);
+            return digests.into_iter().map(Digest).collect();
+        }
+        leaves.iter().map(|leaf| self.leaf(leaf)).collect()
+    }
+
     /// Digest of a leaf of `len` zero bytes.
     pub fn zero_leaf(&self, len: usize) -> Digest {
         if len == LEAF_LEN { self.zero_leaf } else { self.algorithm.hash(&[0; LEAF_LEN][..len]) }
@@ -165,6 +176,20 @@ impl ChunkHasher {
         let leaves = std::iter::repeat_n(self.zero_leaf, to_usize(len) / LEAF_LEN);
         self.chunk(leaves.chain((short > 0).then(|| self.zero_leaf(short))))
     }
+}
+
+/// Whether hashing several leaves at a time gives what hashing them one by one gives: looked at once
+/// in a process, since which instructions are used depends on the machine.
+fn batches_agree() -> bool {
+    static AGREE: OnceLock<bool> = OnceLock::new();
+    *AGREE.get_or_init(|| {
+        let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(19 * 1000).collect();
+        // More leaves than any machine has lanes, of lengths with and without a last block.
+        let leaves: Vec<&[u8]> = bytes.chunks(1000).chain([&bytes[..64], &bytes[..0]]).collect();
+        let mut digests = vec![[0; Digest::LEN]; leaves.len()];
+        tape_sha256::hash_many(&leaves, &mut digests);
+        leaves.iter().zip(digests).all(|(leaf, digest)| Algorithm::Sha256.hash(leaf) == Digest(digest))
+    })
 }
 
 /// The disk digest, fed with chunk digests in guest order.
@@ -265,4 +290,24 @@ pub fn tree_digest(algorithm: Algorithm, content: &[u8]) -> Digest {
         tree.push(hasher.chunk(chunk.chunks(LEAF_LEN).map(|leaf| hasher.leaf(leaf))), 1);
     }
     tree.finish(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_at_a_time_have_the_digests_of_leaves_one_by_one() {
+        assert!(batches_agree());
+        let mut bytes = vec![0; 37 * LEAF_LEN];
+        crate::testkit::Rng::new(5).fill(&mut bytes);
+        for algorithm in [Algorithm::Sha256, Algorithm::Blake3] {
+            let hasher = ChunkHasher::new(algorithm);
+            for count in [0, 1, 2, 3, 4, 5, 7, 16, 31, 37] {
+                let leaves: Vec<&[u8]> = bytes.chunks(LEAF_LEN).take(count).collect();
+                let one_by_one: Vec<Digest> = leaves.iter().map(|leaf| hasher.leaf(leaf)).collect();
+                assert_eq!(hasher.leaves(&leaves), one_by_one, "{count} leaves, {algorithm}");
+            }
+        }
+    }
 }

@@ -10,8 +10,7 @@ use bytes::Bytes;
 /// Alignment of buffers in bytes: a page, so that copies from the page cache run at full speed.
 const ALIGN: usize = 4096;
 
-/// Buffers kept for reuse: full ones, for chunks, and smaller ones whose lengths are powers of two,
-/// for encoded data.
+/// Buffers of one length, kept for reuse.
 #[derive(Clone, Debug)]
 pub struct BufferPool {
     shared: Arc<Shared>,
@@ -24,58 +23,35 @@ struct Shared {
 }
 
 impl BufferPool {
-    /// A pool whose full buffers have `len` bytes. It never holds more bytes than were in use at
-    /// once.
+    /// A pool of buffers of `len` bytes. It never holds more than were in use at once.
     pub fn new(len: usize) -> Self {
         Self { shared: Arc::new(Shared { len, free: Mutex::new(Vec::new()) }) }
     }
 
-    /// A full buffer whose content is unspecified (of earlier use; poisoned in debug builds).
+    /// A buffer whose content is unspecified (of earlier use; poisoned in debug builds).
     pub fn get(&self) -> Buffer {
-        self.pooled(self.shared.len)
-    }
-
-    /// A buffer of [`cost_of`](Self::cost_of) `len` bytes.
-    pub fn get_at_least(&self, len: usize) -> Buffer {
-        if len <= self.shared.len {
-            self.pooled(self.class(len))
-        } else {
-            Buffer::new(vec![0; len + ALIGN], len, None)
-        }
-    }
-
-    /// Bytes of memory that a buffer of at least `len` bytes takes.
-    pub fn cost_of(&self, len: usize) -> usize {
-        if len <= self.shared.len { self.class(len) + ALIGN } else { len + ALIGN }
-    }
-
-    fn class(&self, len: usize) -> usize {
-        len.max(LEAST_LEN).next_power_of_two().min(self.shared.len)
-    }
-
-    fn pooled(&self, len: usize) -> Buffer {
-        let storage_len = len + ALIGN;
-        let mut storage = {
-            let mut free = self.shared.free.lock().unwrap_or_else(PoisonError::into_inner);
-            match free.iter().rposition(|storage| storage.len() == storage_len) {
-                Some(index) => free.swap_remove(index),
-                None => {
-                    // What is kept for other lengths makes room, so that kept and used buffers
-                    // together stay within what the permits allow.
-                    let mut freed = 0;
-                    while freed < storage_len
-                        && let Some(storage) = free.pop()
-                    {
-                        freed += storage.len();
-                    }
-                    vec![0; storage_len]
-                }
-            }
-        };
+        let mut storage = self
+            .shared
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .unwrap_or_else(|| vec![0; self.shared.len + ALIGN]);
         if cfg!(debug_assertions) {
             storage.fill(0xa5);
         }
-        Buffer::new(storage, len, Some(Arc::clone(&self.shared)))
+        Buffer::new(storage, self.shared.len, Some(Arc::clone(&self.shared)))
+    }
+
+    /// A buffer of at least `len` bytes: a pooled one if that is long enough.
+    pub fn get_at_least(&self, len: usize) -> Buffer {
+        if len <= self.shared.len { self.get() } else { Buffer::new(vec![0; len + ALIGN], len, None) }
+    }
+
+    /// Bytes of memory that a buffer of at least `len` bytes takes, however little of it is used:
+    /// the next user may touch all of it. Buffers of other lengths would fragment the heap.
+    pub fn cost_of(&self, len: usize) -> usize {
+        len.max(self.shared.len) + ALIGN
     }
 }
 
@@ -129,36 +105,15 @@ impl Drop for Buffer {
     }
 }
 
-/// Smallest buffer in bytes.
-const LEAST_LEN: usize = 64 << 10;
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn kept_buffers_make_room_for_those_of_other_lengths() {
-        let pool = BufferPool::new(1 << 20);
-        let kept = |pool: &BufferPool| -> usize {
-            pool.shared.free.lock().unwrap().iter().map(|storage| storage.len() - ALIGN).sum()
-        };
-        drop([pool.get(), pool.get(), pool.get()]);
-        assert_eq!(kept(&pool), 3 << 20);
-        let small = pool.get_at_least(70_000);
-        assert_eq!((small.len(), kept(&pool)), (128 << 10, 2 << 20), "one full buffer made room");
-        assert_eq!(pool.cost_of(70_000), (128 << 10) + ALIGN);
-        drop(small);
-        assert_eq!(pool.get_at_least(100_000).len(), 128 << 10);
-        assert_eq!(kept(&pool), (2 << 20) + (128 << 10), "the small one was used again");
-        assert_eq!(pool.get_at_least((1 << 20) + 1).len(), (1 << 20) + 1);
-        assert_eq!(pool.get_at_least(0).len(), LEAST_LEN);
-    }
-
-    #[test]
     fn buffers_come_back_with_their_last_slice() {
-        let pool = BufferPool::new(LEAST_LEN);
+        let pool = BufferPool::new(8192);
         let mut buffer = pool.get();
-        assert_eq!(buffer.len(), LEAST_LEN);
+        assert_eq!(buffer.len(), 8192);
         assert_eq!(buffer.as_ptr().align_offset(ALIGN), 0);
         let address = buffer.as_ptr();
         buffer[0] = 7;

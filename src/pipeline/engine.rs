@@ -30,7 +30,8 @@ pub(crate) trait Stage: Send {
     fn accept(&mut self, chunk: Processed, charge: Charge) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// The memory that a chunk holds; given back when dropped.
+/// The memory that a chunk holds, input and output; given back when dropped. All of it at once: the
+/// pools keep what they once held, so an input that was given back early would be paid for twice.
 #[derive(Debug, Default)]
 pub(crate) struct Charge {
     _permits: Option<OwnedSemaphorePermit>,
@@ -41,6 +42,8 @@ pub(crate) struct Engine {
     recipe: Arc<Recipe>,
     pool: Arc<rayon::ThreadPool>,
     buffers: BufferPool,
+    /// For encoded data, which can be a little longer than a chunk.
+    encoded: BufferPool,
     permits: Arc<Semaphore>,
     capacity: u32,
     progress: Progress,
@@ -79,7 +82,7 @@ impl Engine {
             Source::Stream(_) => 1,
         };
         let probe = Recipe::new(writer, decode_len, checker.clone(), 1)?;
-        let encoded_cost = if decode_len > 1 { CHUNK_LEN } else { 0 };
+        let encoded_cost = if decode_len > 1 { ENCODED_LEN + INPUT_COST - CHUNK_LEN } else { 0 };
         let chunk_cost = INPUT_COST + encoded_cost + probe.output_cost();
         let budget = Budget::new(options.memory, workers, chunk_cost)?;
         let mut recipe = Recipe::new(writer, decode_len, checker, budget.workers)?;
@@ -97,6 +100,7 @@ impl Engine {
             recipe: Arc::new(recipe),
             pool: Arc::new(pool),
             buffers: BufferPool::new(usize::try_from(CHUNK_LEN).unwrap_or(usize::MAX)),
+            encoded: BufferPool::new(usize::try_from(ENCODED_LEN).unwrap_or(usize::MAX)),
             permits: Arc::new(Semaphore::new(usize::try_from(capacity).unwrap_or(usize::MAX))),
             capacity,
             progress: options.progress,
@@ -171,7 +175,7 @@ impl Engine {
             return Ok(self.recipe.checker().zero_chunk(len.next_multiple_of(512)));
         };
         piece.len = len;
-        let fetched = fetch(stores, piece, read, self.buffers.clone(), Arc::new(Semaphore::new(1))).await?;
+        let fetched = fetch(stores, piece, read, self.pools(), Arc::new(Semaphore::new(1))).await?;
         Ok(process(&self.pool, &self.recipe, fetched, false).await?.check)
     }
 
@@ -214,15 +218,14 @@ impl Engine {
                 Some(read) => {
                     let encoded = match read.encoded_len {
                         0 => 0,
-                        len => self.buffers.cost_of(len) as u64,
+                        len => self.encoded.cost_of(len) as u64,
                     };
                     let cost = INPUT_COST + encoded + self.recipe.output_cost();
                     let permits = self.acquire(cost).await?;
                     let bytes: usize =
                         read.reads.iter().chain(&read.encoded_reads).map(|(_, read)| read.len).sum();
                     let encode = piece.guest_offset >= encode_from;
-                    let fetched =
-                        fetch(stores.clone(), piece, read, self.buffers.clone(), Arc::clone(&fetches));
+                    let fetched = fetch(stores.clone(), piece, read, self.pools(), Arc::clone(&fetches));
                     let (pool, recipe) = (Arc::clone(&self.pool), Arc::clone(&self.recipe));
                     let (cancel, progress) = (self.cancel.clone(), self.progress.clone());
                     InFlight::Task(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -233,7 +236,7 @@ impl Engine {
                         };
                         progress.add_read(bytes as u64);
                         let chunk = process(&pool, &recipe, fetched, encode).await?;
-                        Ok(charged(chunk, permits, &recipe))
+                        Ok((chunk, Charge { _permits: Some(permits) }))
                     })))
                 }
             };
@@ -281,7 +284,7 @@ impl Engine {
                     let (pool, recipe) = (Arc::clone(&self.pool), Arc::clone(&self.recipe));
                     let task = tokio::spawn(async move {
                         let chunk = process(&pool, &recipe, fetched, encode).await?;
-                        Ok(charged(chunk, permits, &recipe))
+                        Ok((chunk, Charge { _permits: Some(permits) }))
                     });
                     self.send(&sender, InFlight::Task(AbortOnDropHandle::new(task))).await?;
                 }
@@ -302,6 +305,10 @@ impl Engine {
             at = at.max(cut);
             part
         })
+    }
+
+    fn pools(&self) -> (BufferPool, BufferPool) {
+        (self.buffers.clone(), self.encoded.clone())
     }
 
     async fn acquire(&self, cost: u64) -> Result<OwnedSemaphorePermit> {
@@ -336,14 +343,14 @@ async fn fetch(
     stores: Vec<Arc<dyn ByteStore>>,
     piece: Piece,
     read: ReadPlan,
-    buffers: BufferPool,
+    (buffers, encoded_buffers): (BufferPool, BufferPool),
     fetches: Arc<Semaphore>,
 ) -> Result<Fetched> {
     let _turn = fetches.acquire().await.map_err(|_| interrupted())?;
     let buffer = read_into(&stores, read.reads, buffers.get()).await?;
     let encoded = match read.encoded_len {
         0 => None,
-        len => Some(read_into(&stores, read.encoded_reads, buffers.get_at_least(len)).await?),
+        len => Some(read_into(&stores, read.encoded_reads, encoded_buffers.get_at_least(len)).await?),
     };
     let len = usize::try_from(piece.len).map_err(|_| Error::failed("a chunk is larger than memory"))?;
     Ok(Fetched {
@@ -387,15 +394,6 @@ async fn process(
         let _ = sender.send(recipe.process(fetched, encode));
     });
     receiver.await.map_err(|_| Error::failed("a CPU worker panicked; this is a bug of vmferry"))?
-}
-
-/// Gives the input's share of the memory back early if nothing refers to it any more.
-fn charged(chunk: Processed, mut permits: OwnedSemaphorePermit, recipe: &Recipe) -> (Processed, Charge) {
-    if !chunk.payload.keeps_input() {
-        let keep = usize::try_from(to_permits(recipe.output_cost())).unwrap_or(usize::MAX);
-        drop(permits.split(permits.num_permits().saturating_sub(keep)));
-    }
-    (chunk, Charge { _permits: Some(permits) })
 }
 
 fn to_permits(bytes: u64) -> u32 {
@@ -447,3 +445,7 @@ const PERMIT_LEN: u64 = 4096;
 
 /// Chunks that may wait for their turn; memory is bounded by permits, this only bounds zeros.
 const QUEUE_LEN: usize = 64;
+
+/// Bytes of a buffer for encoded data: a chunk of incompressible clusters with what a format adds to
+/// each; what is longer gets a buffer of its own.
+const ENCODED_LEN: u64 = CHUNK_LEN + (256 << 10);

@@ -70,6 +70,25 @@ impl Checker {
         }
     }
 
+    /// The leaves of `bytes`, which begin with one; `is_zero` knows which of them are zero.
+    fn leaves(&self, bytes: &[u8], is_zero: impl Fn(usize, usize) -> bool) -> Vec<Leaf> {
+        let starts = (0..bytes.len()).step_by(LEAF_LEN);
+        let ranges = starts.map(|start| (start, (start + LEAF_LEN).min(bytes.len())));
+        let Self::Digest(hasher) = self else {
+            return ranges.map(|(start, end)| self.leaf(&bytes[start..end], is_zero(start, end))).collect();
+        };
+        let (mut data, mut leaves) = (Vec::new(), Vec::new());
+        for (start, end) in ranges {
+            let zero = is_zero(start, end).then(|| hasher.zero_leaf(end - start));
+            if zero.is_none() {
+                data.push(&bytes[start..end]);
+            }
+            leaves.push(zero);
+        }
+        let mut digests = hasher.leaves(&data).into_iter();
+        leaves.into_iter().filter_map(|zero| zero.or_else(|| digests.next())).map(Leaf::Digest).collect()
+    }
+
     fn chunk(&self, leaves: impl IntoIterator<Item = Leaf>) -> Check {
         match self {
             Self::Crc(_) => Check::Crc(leaves.into_iter().fold(0, |crc, leaf| match leaf {
@@ -254,13 +273,7 @@ impl Recipe {
     ) -> Result<SubOutput> {
         let zero = self.find_zeros(sub, bytes, holes);
         let content = usize::try_from(self.content_len(sub.guest_offset, sub.len as u64)).unwrap_or(sub.len);
-        let leaves = (0..content)
-            .step_by(LEAF_LEN)
-            .map(|start| {
-                let end = (start + LEAF_LEN).min(content);
-                self.checker.leaf(&bytes[start..end], zero.all(start, end))
-            })
-            .collect();
+        let leaves = self.checker.leaves(&bytes[..content], |start, end| zero.all(start, end));
         let data_behind_content = content < sub.len && !is_zero(&bytes[content..sub.len]);
         let mut out = SubOutput { leaves, data_behind_content, ..SubOutput::default() };
         if !encode {
@@ -387,11 +400,6 @@ pub(crate) struct Payload {
 }
 
 impl Payload {
-    /// Whether a slice of the chunk's input is part of it.
-    pub(crate) fn keeps_input(&self) -> bool {
-        self.input.is_some()
-    }
-
     /// Appends the payload of `units` units from `first` on to `pieces`, cut to `len` bytes;
     /// neighbours in memory become one piece.
     ///
