@@ -159,7 +159,7 @@ impl ChunkRecord {
     ///
     /// # Errors
     /// The record has none.
-    pub(crate) fn check(&self) -> Result<Check> {
+    pub fn check(&self) -> Result<Check> {
         if let Some(crc) = self.crc {
             return Ok(Check::Crc(crc));
         }
@@ -174,7 +174,7 @@ impl ChunkRecord {
     ///
     /// # Errors
     /// The record contradicts itself.
-    pub(crate) fn shape(&self, unit_len: usize) -> Result<ChunkShape> {
+    pub fn shape(&self, unit_len: usize) -> Result<ChunkShape> {
         let wrong = || damaged(format!("the chunk at {} has a wrong shape", self.at));
         let unit = unit_len as u64;
         let Some(code) = &self.shape else { return Ok(ChunkShape::absent(self.at, self.len, unit_len)) };

@@ -1,0 +1,31 @@
+//! What the fuzz targets do with their input. `fuzz/targets` calls these under libFuzzer, and
+//! `tests/fuzz_seeds.rs` replays the committed seeds through the very same code on stable Rust.
+//!
+//! Each takes any bytes. It must not panic, loop or take more memory than its input justifies, and
+//! where the input is accepted, what comes out must agree with itself.
+
+mod images;
+mod lines;
+mod streams;
+
+pub use self::{
+    images::{qcow2_reader, qcow2_writer, vmdk_reader, vmdk_stream, vmdk_writer},
+    lines::{journal, manifest},
+    streams::{detect, gzip_stream},
+};
+
+/// A target's body.
+pub type Body = fn(&[u8]);
+
+/// All targets by the name of their folder in `fuzz/seeds`.
+pub const TARGETS: [(&str, Body); 9] = [
+    ("detect", detect),
+    ("gzip_stream", gzip_stream),
+    ("journal", journal),
+    ("manifest", manifest),
+    ("qcow2_reader", qcow2_reader),
+    ("qcow2_writer", qcow2_writer),
+    ("vmdk_reader", vmdk_reader),
+    ("vmdk_stream", vmdk_stream),
+    ("vmdk_writer", vmdk_writer),
+];
