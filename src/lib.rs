@@ -16,3 +16,8 @@ pub use crate::{
     error::{Error, ErrorKind, Result},
 };
 pub use vmferry_formats as formats;
+
+/// The example in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
