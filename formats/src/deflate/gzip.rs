@@ -210,6 +210,18 @@ mod tests {
         assert!(inflate(&stream, 1000, 1000).is_err());
     }
 
+    /// Found by fuzzing: ISA-L reports more input left than there was.
+    #[test]
+    fn an_invalid_symbol_near_the_end_is_an_error() {
+        let stream = [
+            0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 4, 0xff, 0x62, 0x18, 5, 0x1f, 0x8b, 8, 0, 0xba, 0x7f, 0, 0x1f,
+            0x7e, 0x8b, 8, 8, 0x50, 0x7c, 0, 0, 0x63, 0x1f, 0xf1, 0x56,
+        ];
+        for step_in in 1..=stream.len() {
+            assert!(inflate(&stream, step_in, 65_536).is_err(), "{step_in} bytes at a time");
+        }
+    }
+
     #[test]
     fn garbage_behind_a_member_is_an_error() {
         let mut stream = gzip(b"some content of a disk");

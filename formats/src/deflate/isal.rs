@@ -110,15 +110,18 @@ impl IsalGzipInflater {
         // SAFETY: next_in/avail_in and next_out/avail_out describe the front of the two slices,
         // which live until the call returns; ISA-L only reads the input.
         let status = unsafe { c::isal_inflate(state) };
-        let consumed = usize::try_from(input_len - state.avail_in).expect("u32 fits");
-        let produced = usize::try_from(out_len - state.avail_out).expect("u32 fits");
         state.next_in = null_mut();
         state.next_out = null_mut();
-        let ended = state.block_state == c::isal_block_state_ISAL_BLOCK_FINISH;
-        match status {
-            OK => Ok((consumed, produced, ended)),
-            code => Err(Error::corrupt(format!("not a valid gzip stream (ISA-L code {code})"))),
+        // What is left means nothing after an error: ISA-L gives back bits that it never had.
+        if status != OK {
+            return Err(Error::corrupt(format!("not a valid gzip stream (ISA-L code {status})")));
         }
+        let used = |before: u32, left: u32| {
+            let used = before.checked_sub(left).and_then(|used| usize::try_from(used).ok());
+            used.ok_or_else(|| Error::corrupt("not a valid gzip stream (ISA-L miscounts it)"))
+        };
+        let ended = state.block_state == c::isal_block_state_ISAL_BLOCK_FINISH;
+        Ok((used(input_len, state.avail_in)?, used(out_len, state.avail_out)?, ended))
     }
 }
 
