@@ -76,6 +76,9 @@ impl DeflateEncoder for IsalEncoder {
 /// Streaming gzip inflate by `isal_inflate`.
 pub(super) struct IsalGzipInflater {
     state: Box<c::inflate_state>,
+    /// The front of a member's header, until the rest of it comes: ISA-L 2.30 loses the header's
+    /// checksum between calls, so it gets headers whole.
+    header: Vec<u8>,
 }
 
 // SAFETY: as for IsalEncoder; between calls the state holds no pointer that is used again.
@@ -88,7 +91,7 @@ impl IsalGzipInflater {
         // SAFETY: a valid, exclusively borrowed inflate_state.
         unsafe { c::isal_inflate_init(&mut *state) };
         state.crc_flag = c::ISAL_GZIP;
-        Self { state }
+        Self { state, header: Vec::new() }
     }
 
     /// Ready for the next member.
@@ -101,6 +104,42 @@ impl IsalGzipInflater {
     /// Inflates from `input` to `out`: bytes consumed, bytes produced, whether the member ended
     /// with a good checksum.
     pub(super) fn inflate(&mut self, input: &[u8], out: &mut [u8]) -> Result<(usize, usize, bool)> {
+        if self.in_member() {
+            return self.run(input, out);
+        }
+        let earlier = self.header.len();
+        let taken = input.len().min(MAX_HEADER_LEN - earlier);
+        let done = if earlier == 0 {
+            self.run(input, out)?
+        } else {
+            let mut header = std::mem::take(&mut self.header);
+            header.extend_from_slice(&input[..taken]);
+            self.reset();
+            let done = self.run(&header, out);
+            self.header = header;
+            done?
+        };
+        if self.in_member() {
+            self.header.clear();
+            let (consumed, produced, ended) = done;
+            let consumed = consumed.checked_sub(earlier).ok_or_else(miscounted)?;
+            return Ok((consumed, produced, ended));
+        }
+        if taken < input.len() {
+            return Err(Error::corrupt("the header of a gzip member is too long"));
+        }
+        if earlier == 0 {
+            self.header.extend_from_slice(input);
+        }
+        Ok((taken, 0, false))
+    }
+
+    /// Whether the header of the member is behind.
+    fn in_member(&self) -> bool {
+        self.state.wrapper_flag != 0
+    }
+
+    fn run(&mut self, input: &[u8], out: &mut [u8]) -> Result<(usize, usize, bool)> {
         let (input_len, out_len) = (clamp(input.len()), clamp(out.len()));
         let state = &mut *self.state;
         state.next_in = input.as_ptr().cast_mut();
@@ -118,16 +157,23 @@ impl IsalGzipInflater {
         }
         let used = |before: u32, left: u32| {
             let used = before.checked_sub(left).and_then(|used| usize::try_from(used).ok());
-            used.ok_or_else(|| Error::corrupt("not a valid gzip stream (ISA-L miscounts it)"))
+            used.ok_or_else(miscounted)
         };
         let ended = state.block_state == c::isal_block_state_ISAL_BLOCK_FINISH;
         Ok((used(input_len, state.avail_in)?, used(out_len, state.avail_out)?, ended))
     }
 }
 
+fn miscounted() -> Error {
+    Error::corrupt("not a valid gzip stream (ISA-L miscounts it)")
+}
+
 fn clamp(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
+
+/// Longest header of a member in bytes: 64 KiB of extra fields, a name and a comment.
+const MAX_HEADER_LEN: usize = 128 << 10;
 
 const OK: i32 = 0;
 /// IGZIP_DEFLATE and IGZIP_ZLIB in the width of the field.
