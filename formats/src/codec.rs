@@ -41,16 +41,22 @@ impl Decoder {
     pub fn decode(&mut self, codec: Codec, input: &[u8], out: &mut [u8]) -> Result<()> {
         match codec {
             Codec::Deflate => self.inflate(input, out),
-            Codec::VmdkGrain { sector, least } => {
+            Codec::VmdkGrain { sector } => {
                 let stream = vmdk::grain_stream(input, sector)?;
-                let len = self.deflate.zlib_decompress(stream, out).map_err(|error| failed(&error))?;
-                if u32::try_from(len).is_ok_and(|len| len < least) {
-                    return exact(len, out.len());
-                }
-                out[len..].fill(0);
-                Ok(())
+                self.inflate_zlib(stream, out)
             }
             Codec::Zstd => self.unzstd(input, out),
+        }
+    }
+
+    /// Inflates a zlib stream (RFC 1950) that yields exactly `out.len()` bytes.
+    ///
+    /// # Errors
+    /// As for [`decode`](Self::decode).
+    pub fn inflate_zlib(&mut self, input: &[u8], out: &mut [u8]) -> Result<()> {
+        match self.deflate.zlib_decompress(input, out) {
+            Ok(len) => exact(len, out.len()),
+            Err(error) => Err(failed(&error)),
         }
     }
 

@@ -29,7 +29,6 @@
 //! and the reader's [`plan`](FormatReader::plan) does the same for any guest range, with the
 //! answer as [`Mapping`]s. Compressed ones go through a [`codec::Decoder`].
 
-mod cache;
 pub mod chunk;
 pub mod codec;
 pub mod deflate;
@@ -38,7 +37,6 @@ pub mod digest;
 mod error;
 mod num;
 pub mod plan;
-mod planner;
 pub mod qcow2;
 pub mod raw;
 #[cfg(any(test, feature = "testkit"))]

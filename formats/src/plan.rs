@@ -113,8 +113,6 @@ pub enum Codec {
     VmdkGrain {
         /// Guest sector that the marker must name.
         sector: u64,
-        /// Bytes that must come out: some writers store the last grain of a disk short.
-        least: u32,
     },
     /// Zstandard frames, QCOW2 compression type 1.
     Zstd,

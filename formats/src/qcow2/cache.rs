@@ -4,26 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use crate::{
-    num::{to_u64, to_usize},
-    plan::Need,
-};
+use crate::num::{to_u64, to_usize};
 
 /// A range of the image file that holds a piece of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Page {
-    /// Which file, as in [`Need::file`].
-    pub(crate) file: u32,
+pub(super) struct Page {
     /// First byte.
-    pub(crate) offset: u64,
+    pub(super) offset: u64,
     /// Number of bytes.
-    pub(crate) len: usize,
+    pub(super) len: usize,
 }
 
 /// Table pages by their place in the file, bounded in bytes. The two used last are always kept: who
 /// needs a page of L1 and one of L2 at a time makes progress however small the bound.
 #[derive(Debug)]
-pub(crate) struct PageCache {
+pub(super) struct PageCache {
     max_len: usize,
     len: usize,
     clock: u64,
@@ -33,19 +28,19 @@ pub(crate) struct PageCache {
 
 impl PageCache {
     /// A cache of at most `max_len` bytes.
-    pub(crate) fn new(max_len: usize) -> Self {
+    pub(super) fn new(max_len: usize) -> Self {
         Self { max_len, len: 0, clock: 0, pages: HashMap::new(), by_use: BTreeMap::new() }
     }
 
     /// Bytes of a full page: a sixteenth of the cache, but neither so small that a remote image is
     /// read in crumbs nor so large that few entries are bought with much transfer.
-    pub(crate) fn page_len(&self) -> u64 {
+    pub(super) fn page_len(&self) -> u64 {
         let share = (to_u64(self.max_len) / 16).max(1);
         (1 << share.ilog2()).clamp(MIN_PAGE_LEN, MAX_PAGE_LEN)
     }
 
     /// The bytes of `page`, if they are here.
-    pub(crate) fn get(&mut self, page: Page) -> Option<Bytes> {
+    pub(super) fn get(&mut self, page: Page) -> Option<Bytes> {
         let (used, bytes) = self.pages.get_mut(&page)?;
         self.by_use.remove(used);
         self.clock += 1;
@@ -55,7 +50,7 @@ impl PageCache {
     }
 
     /// Keeps the bytes of `page`, which is not here yet.
-    pub(crate) fn insert(&mut self, page: Page, bytes: Bytes) {
+    pub(super) fn insert(&mut self, page: Page, bytes: Bytes) {
         self.clock += 1;
         self.len += page.len + OVERHEAD;
         if let Some((used, _)) = self.pages.insert(page, (self.clock, bytes)) {
@@ -71,23 +66,11 @@ impl PageCache {
     }
 }
 
-impl From<Page> for Need {
-    fn from(page: Page) -> Self {
-        Self { file: page.file, offset: page.offset, len: page.len }
-    }
-}
-
-impl From<Need> for Page {
-    fn from(need: Need) -> Self {
-        Self { file: need.file, offset: need.offset, len: need.len }
-    }
-}
-
-/// The page of a table of file 0 that holds its byte `at`. The table begins at `table`, has `table_len` bytes
+/// The page of a table that holds its byte `at`. The table begins at `table`, has `table_len` bytes
 /// and is cut into pages of `page_len` bytes; the last one may be short.
-pub(crate) fn page_of(table: u64, table_len: u64, page_len: u64, at: u64) -> Page {
+pub(super) fn page_of(table: u64, table_len: u64, page_len: u64, at: u64) -> Page {
     let start = at - at % page_len;
-    Page { file: 0, offset: table + start, len: to_usize(page_len.min(table_len - start)) }
+    Page { offset: table + start, len: to_usize(page_len.min(table_len - start)) }
 }
 
 /// Bytes of bookkeeping for a page, roughly.
@@ -104,7 +87,7 @@ mod tests {
     use super::*;
 
     fn page(number: u64) -> Page {
-        Page { file: 0, offset: number * 512, len: 512 }
+        Page { offset: number * 512, len: 512 }
     }
 
     fn fill(cache: &mut PageCache, number: u64) {
@@ -134,9 +117,9 @@ mod tests {
 
     #[test]
     fn pages_cover_a_table_without_leaving_it() {
-        assert_eq!(page_of(4096, 1000, 512, 0), Page { file: 0, offset: 4096, len: 512 });
-        assert_eq!(page_of(4096, 1000, 512, 511), Page { file: 0, offset: 4096, len: 512 });
-        assert_eq!(page_of(4096, 1000, 512, 512), Page { file: 0, offset: 4608, len: 488 });
+        assert_eq!(page_of(4096, 1000, 512, 0), Page { offset: 4096, len: 512 });
+        assert_eq!(page_of(4096, 1000, 512, 511), Page { offset: 4096, len: 512 });
+        assert_eq!(page_of(4096, 1000, 512, 512), Page { offset: 4608, len: 488 });
         assert_eq!(PageCache::new(8 << 20).page_len(), MAX_PAGE_LEN);
         assert_eq!(PageCache::new(0).page_len(), MIN_PAGE_LEN);
         assert_eq!(PageCache::new(17 << 10).page_len(), 1024);
