@@ -29,6 +29,7 @@
 //! and the reader's [`plan`](FormatReader::plan) does the same for any guest range, with the
 //! answer as [`Mapping`]s. Compressed ones go through a [`codec::Decoder`].
 
+mod cache;
 pub mod chunk;
 pub mod codec;
 pub mod deflate;
@@ -36,6 +37,7 @@ mod detect;
 pub mod digest;
 mod error;
 mod num;
+mod output;
 pub mod plan;
 pub mod qcow2;
 pub mod raw;

@@ -39,7 +39,6 @@
 //! tables is bounded by [`ReaderPolicy`](crate::ReaderPolicy). Sections cited in this folder are
 //! those of the formats contract; the primary source is `docs/interop/qcow2` of QEMU.
 
-mod cache;
 mod encoder;
 mod header;
 mod reader;

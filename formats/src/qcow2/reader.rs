@@ -15,10 +15,10 @@ use bytes::Bytes;
 
 use crate::{
     Compression, Error, Format, FormatReader, ImageInfo, OpenReader, OpenStep, ReaderPolicy, Result,
+    cache::{PageCache, page_of},
     num::{to_u64, to_usize},
     plan::{Codec, Mapping, Need, Place, Step},
     qcow2::{
-        cache::{Page, PageCache, page_of},
         header::{self, Header},
         tables::{
             Geometry, L2Entry, SUBCLUSTERS, Subcluster, check_bitmap, decode_l1, decode_l2, entry_at,
@@ -166,8 +166,8 @@ impl L1Check {
         }
         self.read += to_u64(need.len);
         // The usual L1 is a single page, and planning starts with it.
-        let page = page_of(self.reader.header.l1_offset, self.reader.l1_len, self.reader.page_len, 0);
-        if (page.offset, page.len) == (need.offset, need.len) {
+        let page = page_of(0, self.reader.header.l1_offset, self.reader.l1_len, self.reader.page_len, 0);
+        if page == need {
             self.reader.cache.insert(page, Bytes::copy_from_slice(bytes));
         }
         Ok(())
@@ -240,10 +240,10 @@ impl Qcow2Reader {
     }
 
     /// Adds what one page of a table says to the end of a plan, or says which page is lacking.
-    fn extend(&mut self, plan: &mut Plan) -> Result<Option<Page>> {
+    fn extend(&mut self, plan: &mut Plan) -> Result<Option<Need>> {
         let span = self.geometry.l2_span();
         let index = plan.at / span;
-        let page = page_of(self.header.l1_offset, self.l1_len, self.page_len, index * 8);
+        let page = page_of(0, self.header.l1_offset, self.l1_len, self.page_len, index * 8);
         let Some(l1) = self.cache.get(page) else { return Ok(Some(page)) };
         let first = index - index * 8 % self.page_len / 8;
         let mut here = index;
@@ -264,10 +264,10 @@ impl Qcow2Reader {
     }
 
     /// Adds what one page of the L2 table at `table` says.
-    fn extend_by_l2(&mut self, table: u64, plan: &mut Plan) -> Result<Option<Page>> {
+    fn extend_by_l2(&mut self, table: u64, plan: &mut Plan) -> Result<Option<Need>> {
         let (cluster, entry_len) = (self.geometry.cluster_len(), self.geometry.l2_entry_len());
         let at = plan.at / cluster % self.geometry.l2_entries() * entry_len;
-        let page = page_of(table, cluster, self.page_len, at);
+        let page = page_of(0, table, cluster, self.page_len, at);
         let Some(l2) = self.cache.get(page) else { return Ok(Some(page)) };
         let mut at = table + at - page.offset;
         while plan.at < plan.end && at < to_u64(l2.len()) && plan.examine() {
@@ -354,8 +354,7 @@ impl FormatReader for Qcow2Reader {
             match self.extend(&mut plan) {
                 Ok(None) => {}
                 Ok(Some(_)) | Err(_) if !plan.mappings.is_empty() => break,
-                Ok(Some(page)) => {
-                    let need = Need { file: 0, offset: page.offset, len: page.len };
+                Ok(Some(need)) => {
                     self.pending = Some(need);
                     return Ok(Step::Need(need));
                 }
@@ -367,7 +366,7 @@ impl FormatReader for Qcow2Reader {
 
     fn supply(&mut self, need: Need, bytes: &[u8]) -> Result<()> {
         check_supply(self.pending.take(), need, bytes)?;
-        self.cache.insert(Page { offset: need.offset, len: need.len }, Bytes::copy_from_slice(bytes));
+        self.cache.insert(need, Bytes::copy_from_slice(bytes));
         Ok(())
     }
 }

@@ -1,12 +1,11 @@
 //! The QCOW2 writer: layout (b') of contract 2.1.
 
-use bytes::Bytes;
-
 use crate::{
     ChunkShape, Compression, Encoder, Error, FormatWriter, Op, Result,
     chunk::{SECTOR_LEN, UnitShape},
     deflate::Level,
     num::{round_up, to_u64, to_usize},
+    output::Output,
     plan::Slot,
     qcow2::{
         encoder::CodecSpec,
@@ -279,9 +278,7 @@ impl Qcow2Writer {
     fn append_counted(&mut self, bytes: Vec<u8>, len: u64, out: &mut Output<'_>) -> u64 {
         let offset = self.position;
         let (used, len) = (to_u64(bytes.len()), self.geometry.clusters(len) * self.geometry.cluster_len());
-        if used > 0 {
-            out.ops.push(Op::Append(Bytes::from(bytes)));
-        }
+        out.append(bytes);
         out.skip(len - used);
         self.position += len;
         offset
@@ -400,45 +397,12 @@ impl FormatWriter for Qcow2Writer {
             refcount_table_clusters: u32::try_from(refcounting.table).map_err(too_large)?,
             ..Header::new(geometry.cluster_bits, self.codec.compression_type())
         };
-        ops.push(Op::Fill { slot: HEADER, at: 0, bytes: header.to_bytes().into() });
+        out.fill(HEADER, 0, header.to_bytes());
         Ok(())
     }
 
     fn position(&self) -> u64 {
         self.position
-    }
-}
-
-/// Operations of one call. They are joined where they touch, but never with those of an earlier
-/// call: unit numbers belong to the piece just placed.
-struct Output<'a> {
-    ops: &'a mut Vec<Op>,
-    own: usize,
-}
-
-impl<'a> Output<'a> {
-    fn new(ops: &'a mut Vec<Op>) -> Self {
-        Self { own: ops.len(), ops }
-    }
-
-    fn payload(&mut self, first: u64, units: u64, len: u64) {
-        match self.ops[self.own..].last_mut() {
-            Some(Op::Payload { first: start, units: joined, len: joined_len })
-                if *start + *joined == first =>
-            {
-                *joined += units;
-                *joined_len += len;
-            }
-            _ => self.ops.push(Op::Payload { first, units, len }),
-        }
-    }
-
-    fn skip(&mut self, len: u64) {
-        match self.ops[self.own..].last_mut() {
-            _ if len == 0 => {}
-            Some(Op::Skip(joined)) => *joined += len,
-            _ => self.ops.push(Op::Skip(len)),
-        }
     }
 }
 

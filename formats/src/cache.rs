@@ -1,46 +1,41 @@
-//! Pages of tables, the least recently used of them forgotten.
+//! Pages of tables, the least recently used of them forgotten. A page is named by the [`Need`] that
+//! asked for it.
 
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use crate::num::{to_u64, to_usize};
-
-/// A range of the image file that holds a piece of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Page {
-    /// First byte.
-    pub(super) offset: u64,
-    /// Number of bytes.
-    pub(super) len: usize,
-}
+use crate::{
+    num::{to_u64, to_usize},
+    plan::Need,
+};
 
 /// Table pages by their place in the file, bounded in bytes. The two used last are always kept: who
 /// needs a page of L1 and one of L2 at a time makes progress however small the bound.
 #[derive(Debug)]
-pub(super) struct PageCache {
+pub(crate) struct PageCache {
     max_len: usize,
     len: usize,
     clock: u64,
-    pages: HashMap<Page, (u64, Bytes)>,
-    by_use: BTreeMap<u64, Page>,
+    pages: HashMap<Need, (u64, Bytes)>,
+    by_use: BTreeMap<u64, Need>,
 }
 
 impl PageCache {
     /// A cache of at most `max_len` bytes.
-    pub(super) fn new(max_len: usize) -> Self {
+    pub(crate) fn new(max_len: usize) -> Self {
         Self { max_len, len: 0, clock: 0, pages: HashMap::new(), by_use: BTreeMap::new() }
     }
 
     /// Bytes of a full page: a sixteenth of the cache, but neither so small that a remote image is
     /// read in crumbs nor so large that few entries are bought with much transfer.
-    pub(super) fn page_len(&self) -> u64 {
+    pub(crate) fn page_len(&self) -> u64 {
         let share = (to_u64(self.max_len) / 16).max(1);
         (1 << share.ilog2()).clamp(MIN_PAGE_LEN, MAX_PAGE_LEN)
     }
 
     /// The bytes of `page`, if they are here.
-    pub(super) fn get(&mut self, page: Page) -> Option<Bytes> {
+    pub(crate) fn get(&mut self, page: Need) -> Option<Bytes> {
         let (used, bytes) = self.pages.get_mut(&page)?;
         self.by_use.remove(used);
         self.clock += 1;
@@ -50,7 +45,7 @@ impl PageCache {
     }
 
     /// Keeps the bytes of `page`, which is not here yet.
-    pub(super) fn insert(&mut self, page: Page, bytes: Bytes) {
+    pub(crate) fn insert(&mut self, page: Need, bytes: Bytes) {
         self.clock += 1;
         self.len += page.len + OVERHEAD;
         if let Some((used, _)) = self.pages.insert(page, (self.clock, bytes)) {
@@ -66,11 +61,11 @@ impl PageCache {
     }
 }
 
-/// The page of a table that holds its byte `at`. The table begins at `table`, has `table_len` bytes
-/// and is cut into pages of `page_len` bytes; the last one may be short.
-pub(super) fn page_of(table: u64, table_len: u64, page_len: u64, at: u64) -> Page {
+/// The page of a table that holds its byte `at`. The table begins at `table` in `file`, has
+/// `table_len` bytes and is cut into pages of `page_len` bytes; the last one may be short.
+pub(crate) fn page_of(file: u32, table: u64, table_len: u64, page_len: u64, at: u64) -> Need {
     let start = at - at % page_len;
-    Page { offset: table + start, len: to_usize(page_len.min(table_len - start)) }
+    Need { file, offset: table + start, len: to_usize(page_len.min(table_len - start)) }
 }
 
 /// Bytes of bookkeeping for a page, roughly.
@@ -86,8 +81,8 @@ const MAX_PAGE_LEN: u64 = 64 << 10;
 mod tests {
     use super::*;
 
-    fn page(number: u64) -> Page {
-        Page { offset: number * 512, len: 512 }
+    fn page(number: u64) -> Need {
+        Need { file: 0, offset: number * 512, len: 512 }
     }
 
     fn fill(cache: &mut PageCache, number: u64) {
@@ -117,9 +112,9 @@ mod tests {
 
     #[test]
     fn pages_cover_a_table_without_leaving_it() {
-        assert_eq!(page_of(4096, 1000, 512, 0), Page { offset: 4096, len: 512 });
-        assert_eq!(page_of(4096, 1000, 512, 511), Page { offset: 4096, len: 512 });
-        assert_eq!(page_of(4096, 1000, 512, 512), Page { offset: 4608, len: 488 });
+        assert_eq!(page_of(3, 4096, 1000, 512, 0), Need { file: 3, offset: 4096, len: 512 });
+        assert_eq!(page_of(3, 4096, 1000, 512, 511), Need { file: 3, offset: 4096, len: 512 });
+        assert_eq!(page_of(3, 4096, 1000, 512, 512), Need { file: 3, offset: 4608, len: 488 });
         assert_eq!(PageCache::new(8 << 20).page_len(), MAX_PAGE_LEN);
         assert_eq!(PageCache::new(0).page_len(), MIN_PAGE_LEN);
         assert_eq!(PageCache::new(17 << 10).page_len(), 1024);
