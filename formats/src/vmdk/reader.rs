@@ -1,5 +1,9 @@
 //! The VMDK reader.
-use crate::{OpenReader, OpenStep, ReaderPolicy, Result, plan::Need};
+use crate::{
+    Error, OpenReader, OpenStep, ReaderPolicy, Result,
+    plan::Need,
+    vmdk::marker::{self, Marker},
+};
 
 /// A VMDK on its way to being open.
 #[derive(Debug)]
@@ -28,6 +32,23 @@ impl OpenReader for VmdkOpener {
 ///
 /// # Errors
 /// The marker does not name `sector`, or its length does not fit.
-pub fn grain_stream(_input: &[u8], _sector: u64) -> Result<&[u8]> {
-    unimplemented!()
+pub fn grain_stream(input: &[u8], sector: u64) -> Result<&[u8]> {
+    match Marker::parse(input) {
+        Some(Marker::Grain { sector: named, len }) if named == sector => {
+            let stream = &input[marker::GRAIN_LEN..];
+            usize::try_from(len).ok().and_then(|len| stream.get(..len)).ok_or_else(|| {
+                Error::corrupt(format!(
+                    "the grain of sector {sector} has {len} compressed bytes, but there is room for {}",
+                    stream.len()
+                ))
+            })
+        }
+        Some(Marker::Grain { sector: named, .. }) => {
+            Err(Error::corrupt(format!("a grain says that it is that of sector {named}, not {sector}")))
+        }
+        Some(Marker::Metadata { .. }) => {
+            Err(Error::corrupt(format!("no grain where that of sector {sector} should be")))
+        }
+        None => Err(Error::truncated(format!("the grain of sector {sector} is cut off"))),
+    }
 }
