@@ -39,6 +39,7 @@ mod error;
 mod num;
 mod output;
 pub mod plan;
+mod planning;
 pub mod qcow2;
 pub mod raw;
 #[cfg(any(test, feature = "testkit"))]

@@ -18,6 +18,7 @@ use crate::{
     cache::{PageCache, page_of},
     num::{to_u64, to_usize},
     plan::{Codec, Mapping, Need, Place, Step},
+    planning::{Plan, check_supply, opened},
     qcow2::{
         header::{self, Header},
         tables::{
@@ -81,12 +82,12 @@ impl OpenReader for Qcow2Opener {
                 }
                 None => {
                     let Stage::L1(check) = std::mem::replace(&mut self.stage, Stage::Done) else {
-                        return Err(stepped_too_far());
+                        return Err(opened());
                     };
                     return Ok(OpenStep::Ready(Box::new(check.finish()?)));
                 }
             },
-            Stage::Done => return Err(stepped_too_far()),
+            Stage::Done => return Err(opened()),
         };
         if len == 0 {
             return Err(Error::truncated("the file is empty").at(0));
@@ -113,7 +114,7 @@ impl OpenReader for Qcow2Opener {
                 check.take(need, bytes)?;
                 Stage::L1(check)
             }
-            Stage::Done => return Err(stepped_too_far()),
+            Stage::Done => return Err(opened()),
         };
         Ok(())
     }
@@ -348,7 +349,7 @@ impl FormatReader for Qcow2Reader {
                 guest.start, guest.end, self.info.virtual_size
             )));
         }
-        let mut plan = Plan { at: guest.start, end: guest.end, mappings: Vec::new(), examined: 0 };
+        let mut plan = Plan::new(guest);
         while plan.at < plan.end && plan.goes_on() {
             // What was found stands on its own; the lack or the error comes again with the next call.
             match self.extend(&mut plan) {
@@ -368,55 +369,6 @@ impl FormatReader for Qcow2Reader {
         check_supply(self.pending.take(), need, bytes)?;
         self.cache.insert(need, Bytes::copy_from_slice(bytes));
         Ok(())
-    }
-}
-
-/// A plan in the making.
-struct Plan {
-    /// Guest bytes up to here are mapped.
-    at: u64,
-    /// Where the range asked for ends.
-    end: u64,
-    mappings: Vec<Mapping>,
-    examined: usize,
-}
-
-impl Plan {
-    /// Whether the answer may grow. One cluster can add 33 mappings at most.
-    fn goes_on(&self) -> bool {
-        self.examined < MAX_EXAMINED && self.mappings.len() < MAX_MAPPINGS
-    }
-
-    /// Counts an entry looked at, unless the call has done enough.
-    fn examine(&mut self) -> bool {
-        let goes_on = self.goes_on();
-        self.examined += usize::from(goes_on);
-        goes_on
-    }
-
-    /// Maps what is not yet mapped before `to`, as far as it was asked for. `place` is that of the
-    /// first byte added.
-    fn push(&mut self, to: u64, place: Place) {
-        let to = to.min(self.end);
-        if to <= self.at {
-            return;
-        }
-        match (self.mappings.last_mut(), place) {
-            (Some(Mapping { guest, place: Place::Hole }), Place::Hole) => guest.end = to,
-            (Some(Mapping { guest, place: Place::Raw { offset: start, .. } }), Place::Raw { offset, .. })
-                if *start + (guest.end - guest.start) == offset =>
-            {
-                guest.end = to;
-            }
-            _ => self.mappings.push(Mapping { guest: self.at..to, place }),
-        }
-        self.at = to;
-    }
-
-    /// Maps a whole cluster, wherever the range asked for begins and ends.
-    fn push_whole(&mut self, guest: Range<u64>, place: Place) {
-        self.at = guest.end;
-        self.mappings.push(Mapping { guest, place });
     }
 }
 
@@ -446,20 +398,5 @@ fn info(header: &Header) -> ImageInfo {
     }
 }
 
-fn check_supply(pending: Option<Need>, need: Need, bytes: &[u8]) -> Result<()> {
-    if pending == Some(need) && bytes.len() == need.len {
-        return Ok(());
-    }
-    Err(Error::invalid_input(format!("{} bytes for {need:?}, asked for {pending:?}", bytes.len())))
-}
-
-fn stepped_too_far() -> Error {
-    Error::invalid_input("the image is open already, or could not be opened")
-}
-
 /// What is read first, in bytes: with clusters of up to 64 KiB all that is needed before L1.
 const HEAD_LEN: u64 = 64 << 10;
-
-/// Bounds of one call of `plan`: entries looked at (some 100 microseconds) and mappings returned.
-const MAX_EXAMINED: usize = 1 << 16;
-const MAX_MAPPINGS: usize = 4096;
