@@ -5,6 +5,7 @@ use libdeflater::{DecompressionError, Decompressor};
 
 use crate::{
     error::{Error, Result},
+    num::to_u64,
     plan::Codec,
     vmdk,
 };
@@ -41,9 +42,14 @@ impl Decoder {
     pub fn decode(&mut self, codec: Codec, input: &[u8], out: &mut [u8]) -> Result<()> {
         match codec {
             Codec::Deflate => self.inflate(input, out),
-            Codec::VmdkGrain { sector } => {
+            Codec::VmdkGrain { sector, content } => {
                 let stream = vmdk::grain_stream(input, sector)?;
-                self.inflate_zlib(stream, out)
+                let len = self.deflate.zlib_decompress(stream, out).map_err(|error| failed(&error))?;
+                if to_u64(len) < u64::from(content) {
+                    return exact(len, out.len());
+                }
+                out[len..].fill(0);
+                Ok(())
             }
             Codec::Zstd => self.unzstd(input, out),
         }

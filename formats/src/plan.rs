@@ -113,6 +113,9 @@ pub enum Codec {
     VmdkGrain {
         /// Guest sector that the marker must name.
         sector: u64,
+        /// Bytes that it must yield at least: some programs store the last grain of a disk short.
+        /// The rest of the grain is zeros.
+        content: u32,
     },
     /// Zstandard frames, QCOW2 compression type 1.
     Zstd,

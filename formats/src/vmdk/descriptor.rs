@@ -254,9 +254,10 @@ fn unquoted(value: &str) -> &str {
     value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
 
-/// The front of a text from an image, for people.
+/// The front of a text from an image, for people; what would steer a terminal is replaced.
 fn shortened(text: &str) -> String {
-    text.chars().take(64).collect()
+    let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().take(64).map(printable).collect()
 }
 
 /// At the front of every descriptor.

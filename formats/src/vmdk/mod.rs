@@ -2,14 +2,19 @@
 
 mod descriptor;
 mod encoder;
+mod extent;
 mod header;
 mod ids;
 mod marker;
+mod opener;
 mod reader;
 mod sparse;
 mod stream;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod writer;
 
-pub use reader::{VmdkOpener, grain_stream};
+pub use opener::VmdkOpener;
+pub use reader::grain_stream;
 pub use writer::{Subformat, VmdkOptions, writer};
