@@ -9,9 +9,10 @@ use std::{fs, path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 use vmferry_formats::{
-    Format, ImageInfo, Op, ReaderPolicy, Result, WriterSpec,
+    Compression, ErrorKind, Format, ImageInfo, Op, ReaderPolicy, Result, WriterSpec,
     chunk::{ChunkShape, UnitShape},
     deflate::Level,
+    plan::{Mapping, Place, Step},
     testkit::{MemoryImage, Rng, disk, open_image, read_all, write_image},
     vmdk::{Subformat, VmdkOptions},
 };
@@ -177,4 +178,134 @@ fn the_tools_find_a_huge_sparse_disk_clean() {
         assert_eq!(data.len(), 1, "{map}");
         assert!(data[0].contains(&format!("\"start\": {}, \"length\": 65536,", size / 2)), "{map}");
     }
+}
+
+/// The image `name` and the files beside it that it refers to, if that is allowed.
+fn read(judge: &Judge, name: &str, policy: &ReaderPolicy) -> Result<(ImageInfo, Vec<u8>)> {
+    let extents: Vec<(String, Vec<u8>)> = fs::read_dir(judge.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .collect();
+    let extents: Vec<(&str, &[u8])> =
+        extents.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let image = fs::read(judge.path(name)).unwrap();
+    let (mut reader, files) = open_image(Format::Vmdk, &image, &extents, policy)?;
+    let disk = read_all(&mut *reader, &files)?;
+    Ok((reader.info().clone(), disk))
+}
+
+#[test]
+fn images_that_qemu_writes_are_read() {
+    let Some(judge) = Judge::new() else { return };
+    let allowed = ReaderPolicy { allow_extents: true, ..ReaderPolicy::default() };
+    for (number, size) in [(1, 5 << 20), (2, (33 << 20) + 512), (3, 512), (4, 65_536 * 3 - 1024)] {
+        let raw = disk(number, size);
+        judge.write("disk.raw", &raw);
+        for (subformat, options, files, compression) in [
+            ("streamOptimized", "", 1, Compression::Deflate),
+            ("streamOptimized", ",hwversion=10,adapter_type=lsilogic", 1, Compression::Deflate),
+            ("monolithicSparse", "", 1, Compression::None),
+            ("monolithicSparse", ",zeroed_grain=on", 1, Compression::None),
+            ("monolithicSparse", ",compat6", 1, Compression::None),
+            ("monolithicFlat", "", 2, Compression::None),
+            ("twoGbMaxExtentSparse", "", 2, Compression::None),
+            ("twoGbMaxExtentFlat", "", 2, Compression::None),
+        ] {
+            let what = format!("{subformat}{options}, {size} bytes");
+            judge.qemu_img(&format!(
+                "convert -f raw -O vmdk -o subformat={subformat}{options} disk.raw theirs.vmdk"
+            ));
+            let (info, disk) =
+                read(&judge, "theirs.vmdk", &allowed).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(info.virtual_size, size as u64, "{what}");
+            assert_eq!((info.variant.as_str(), info.compression), (subformat, compression), "{what}");
+            assert!(disk == raw, "{what}");
+            let policy = ReaderPolicy::default();
+            match read(&judge, "theirs.vmdk", &policy) {
+                Ok(_) => assert_eq!(files, 1, "{what}"),
+                Err(error) => assert_eq!((files, error.kind()), (2, ErrorKind::Refused), "{what}: {error}"),
+            }
+            for entry in fs::read_dir(judge.dir.path()).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_name().to_string_lossy().starts_with("theirs") {
+                    fs::remove_file(entry.path()).unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn grains_that_qemu_zeroes_and_writes_out_of_order_are_read() {
+    let Some(judge) = Judge::new() else { return };
+    judge.qemu_img("create -f vmdk -o zeroed_grain=on image.vmdk 67109376");
+    for write in [
+        "write -P 1 40M 300k",
+        "write -P 2 1M 192k",
+        "write -z 40M 128k",
+        "write -P 3 67108864 512",
+        "write -P 4 100k 5k",
+    ] {
+        judge.run("qemu-io", &["-f", "vmdk", "-c", write, "image.vmdk"]);
+    }
+    judge.qemu_img("convert -f vmdk -O raw image.vmdk expected");
+    let (info, disk) = read(&judge, "image.vmdk", &ReaderPolicy::default()).unwrap();
+    assert_eq!(info.details[0], ("version", "2".to_owned()));
+    assert!(disk == fs::read(judge.path("expected")).unwrap());
+    // Grains of a stream in the order of several workers.
+    let raw = vmferry_formats::testkit::disk(12, 9 << 20);
+    judge.write("disk.raw", &raw);
+    judge.qemu_img("convert -f raw -O vmdk -W -m 8 -o subformat=streamOptimized disk.raw image.vmdk");
+    let (_, disk) = read(&judge, "image.vmdk", &ReaderPolicy::default()).unwrap();
+    assert!(disk == raw);
+}
+
+#[test]
+fn a_disk_of_several_extents_is_read_across_their_borders() {
+    let Some(judge) = Judge::new() else { return };
+    judge.qemu_img("create -f vmdk -o subformat=twoGbMaxExtentSparse image.vmdk 5G");
+    let border = 2_u64 << 30;
+    let write = format!("write -P 7 {} 1M", border - (512 << 10));
+    judge.run("qemu-io", &["-f", "vmdk", "-c", &write, "image.vmdk"]);
+    let policy = ReaderPolicy { allow_extents: true, ..ReaderPolicy::default() };
+    let names: Vec<String> = (1..=3).map(|number| format!("image-s00{number}.vmdk")).collect();
+    let files: Vec<Vec<u8>> = names.iter().map(|name| fs::read(judge.path(name)).unwrap()).collect();
+    let extents: Vec<(&str, &[u8])> =
+        names.iter().zip(&files).map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let image = fs::read(judge.path("image.vmdk")).unwrap();
+    let (mut reader, files) = open_image(Format::Vmdk, &image, &extents, &policy).unwrap();
+    assert_eq!(reader.info().virtual_size, 5 << 30);
+    let (mut at, mut data) = (0, 0);
+    while at < 5 << 30 {
+        match reader.plan(at..5 << 30).unwrap() {
+            Step::Need(need) => {
+                let from = usize::try_from(need.offset).unwrap();
+                reader.supply(need, &files[need.file as usize][from..from + need.len]).unwrap();
+            }
+            Step::Ready(mappings) => {
+                for Mapping { guest, place } in mappings {
+                    if let Place::Raw { file, offset } = place {
+                        let (offset, len) = (
+                            usize::try_from(offset).unwrap(),
+                            usize::try_from(guest.end - guest.start).unwrap(),
+                        );
+                        assert!(files[file as usize][offset..offset + len].iter().all(|&byte| byte == 7));
+                        data += len;
+                    }
+                    at = guest.end;
+                }
+            }
+        }
+    }
+    assert_eq!(data, 1 << 20);
+}
+
+#[test]
+fn a_difference_to_another_image_is_refused() {
+    let Some(judge) = Judge::new() else { return };
+    judge.qemu_img("create -f vmdk base.vmdk 1M");
+    judge.qemu_img("create -f vmdk -b base.vmdk -F vmdk delta.vmdk");
+    let error = read(&judge, "delta.vmdk", &ReaderPolicy::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
 }
