@@ -1,5 +1,6 @@
 //! VMDK: streamOptimized and monolithicSparse.
 
+mod check;
 mod descriptor;
 mod encoder;
 mod extent;
@@ -7,6 +8,7 @@ mod header;
 mod ids;
 mod marker;
 mod opener;
+mod parser;
 mod reader;
 mod sparse;
 mod stream;
@@ -16,5 +18,6 @@ mod tests;
 mod writer;
 
 pub use opener::VmdkOpener;
+pub use parser::{StreamGrain, StreamParser, StreamStep};
 pub use reader::grain_stream;
 pub use writer::{Subformat, VmdkOptions, writer};

@@ -65,7 +65,16 @@ impl VmdkReader {
         cache: PageCache,
     ) -> Result<Self> {
         let virtual_size = parts.last().ok_or_else(opened)?.guest.end;
-        Ok(Self { info: info(&parts, virtual_size, descriptor, header), parts, cache, pending: None })
+        let sparse = parts.iter().filter_map(|part| match &part.place {
+            PartPlace::Sparse(extent) => Some((extent.grain_len(), extent.is_compressed())),
+            PartPlace::Flat { .. } | PartPlace::Zero => None,
+        });
+        let (grain_len, compressed) = sparse
+            .fold((SECTOR_LEN, false), |(len, any), (grain_len, compressed)| {
+                (len.max(grain_len), any || compressed)
+            });
+        let facts = Facts { virtual_size, grain_len, compressed, parts: parts.len() };
+        Ok(Self { info: info(&facts, descriptor, header), parts, cache, pending: None })
     }
 
     /// Adds what one page of a table says to the end of a plan, or says which page is lacking.
@@ -126,16 +135,30 @@ impl FormatReader for VmdkReader {
     }
 }
 
-fn info(parts: &[Part], virtual_size: u64, descriptor: &Descriptor, header: Option<&Header>) -> ImageInfo {
-    let sparse = parts.iter().filter_map(|part| match &part.place {
-        PartPlace::Sparse(extent) => Some(extent),
-        PartPlace::Flat { .. } | PartPlace::Zero => None,
-    });
-    let compressed = sparse.clone().any(SparseExtent::is_compressed);
+/// What is known of a disk beside its descriptor.
+struct Facts {
+    virtual_size: u64,
+    grain_len: u64,
+    compressed: bool,
+    parts: usize,
+}
+
+/// What an image of one file says of itself.
+pub(super) fn info_of_one(descriptor: &Descriptor, header: &Header) -> ImageInfo {
+    let facts = Facts {
+        virtual_size: header.capacity.saturating_mul(SECTOR_LEN),
+        grain_len: header.grain * SECTOR_LEN,
+        compressed: header.is_compressed(),
+        parts: 1,
+    };
+    info(&facts, descriptor, Some(header))
+}
+
+fn info(facts: &Facts, descriptor: &Descriptor, header: Option<&Header>) -> ImageInfo {
     let mut details = vec![
         ("content id", descriptor.cid.clone()),
         ("adapter type", descriptor.adapter.clone()),
-        ("extents", parts.len().to_string()),
+        ("extents", facts.parts.to_string()),
     ];
     if let Some(header) = header {
         details.insert(0, ("version", header.version.to_string()));
@@ -144,9 +167,9 @@ fn info(parts: &[Part], virtual_size: u64, descriptor: &Descriptor, header: Opti
     ImageInfo {
         format: Format::Vmdk,
         variant: descriptor.create_type.clone(),
-        virtual_size,
-        cluster_len: sparse.map(SparseExtent::grain_len).max().unwrap_or(SECTOR_LEN),
-        compression: if compressed { Compression::Deflate } else { Compression::None },
+        virtual_size: facts.virtual_size,
+        cluster_len: facts.grain_len,
+        compression: if facts.compressed { Compression::Deflate } else { Compression::None },
         dirty: header.is_some_and(|header| header.unclean),
         details,
     }

@@ -2,9 +2,10 @@
 
 mod hostile;
 mod layout;
+mod streaming;
 
 use crate::{
-    ChunkShape, Error, ErrorKind, Format, FormatReader, FormatWriter, Op, ReaderPolicy, Result, WriterSpec,
+    ChunkShape, Error, ErrorKind, Format, FormatWriter, Op, ReaderPolicy, Result, WriterSpec,
     chunk::UnitShape,
     deflate::Level,
     num::{to_u64, to_usize},
@@ -29,6 +30,10 @@ fn image(subformat: Subformat, raw: &[u8]) -> Vec<u8> {
 
 fn read(image: &[u8]) -> Result<Vec<u8>> {
     read_image(Format::Vmdk, image, &ReaderPolicy::default())
+}
+
+fn kind<T>(result: Result<T>) -> ErrorKind {
+    result.map(|_| ()).unwrap_err().kind()
 }
 
 fn le64(image: &[u8], at: usize) -> u64 {
@@ -117,7 +122,7 @@ fn a_read_from_anywhere_is_right() {
                     Place::Hole => assert!(disk.iter().all(|&byte| byte == 0)),
                     Place::Raw { offset, .. } => assert!(image[to_usize(offset)..][..disk.len()] == *disk),
                     Place::Compressed { offset, len, .. } => {
-                        assert!(offset + u64::from(len) <= to_u64(image.len()))
+                        assert!(offset + u64::from(len) <= to_u64(image.len()));
                     }
                 }
             }
