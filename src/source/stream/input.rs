@@ -159,10 +159,13 @@ impl Input for FileInput {
     }
 
     fn peek(&mut self, len: usize) -> Result<&[u8]> {
-        self.buffer.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
-        while self.end < len.min(self.buffer.len()) && self.more()? > 0 {}
-        Ok(&self.buffer[..self.end])
+        let len = len.min(self.buffer.len());
+        if self.end - self.start < len {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            while self.end < len && self.more()? > 0 {}
+        }
+        Ok(&self.buffer[self.start..self.end])
     }
 
     fn consume(&mut self, len: usize) {

@@ -4,7 +4,10 @@ use std::{
     path::Path,
 };
 
-use vmferry_formats::testkit;
+use vmferry_formats::{
+    WriterSpec, testkit,
+    vmdk::{Subformat, VmdkOptions},
+};
 
 use super::*;
 use crate::source::FileStore;
@@ -187,4 +190,105 @@ fn a_file_that_changes_meanwhile_is_noticed_at_the_end() {
     writer.write_all(&[0]).unwrap();
     let error = drain(&mut stream, 4096).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceChanged);
+}
+
+fn vmdk(subformat: Subformat, disk: &[u8]) -> Vec<u8> {
+    let options = VmdkOptions { subformat, ..VmdkOptions::default() };
+    testkit::write_image(&WriterSpec::Vmdk(options), disk, "disk.vmdk", true).unwrap()
+}
+
+/// All bytes of a stream that knows holes, in buffers of `step`, and how many were never touched.
+fn drain_sparse(stream: &mut dyn ByteStream, step: usize) -> Result<(Vec<u8>, usize)> {
+    let (mut all, mut holes_len) = (Vec::new(), 0);
+    let size = to_usize(stream.size().unwrap());
+    loop {
+        let mut buffer = vec![0xaa; step];
+        match stream.next_chunk(&mut buffer)? {
+            StreamChunk::Data { len, holes } => {
+                assert!(len == step || all.len() + len == size);
+                let mut at = 0;
+                for hole in holes {
+                    assert!(at <= hole.start && hole.start < hole.end && hole.end <= len);
+                    assert!(buffer[hole.clone()].iter().all(|&byte| byte == 0xaa), "a hole is left alone");
+                    buffer[hole.clone()].fill(0);
+                    holes_len += hole.len();
+                    at = hole.end;
+                }
+                all.extend_from_slice(&buffer[..len]);
+            }
+            StreamChunk::Zero { len } => {
+                let len = to_usize(len);
+                assert!(len % step == 0 || all.len() + len == size);
+                all.resize(all.len() + len, 0);
+                holes_len += len;
+            }
+            StreamChunk::End => return Ok((all, holes_len)),
+        }
+    }
+}
+
+#[test]
+fn a_stream_optimized_vmdk_is_read_from_a_pipe() {
+    for size in [512, 65_536, 65_536 + 512, (5 << 20) + 1024, 40 << 20] {
+        let mut disk = testkit::disk(to_u64(size), size);
+        if size > 30 << 20 {
+            disk[2 << 20..35 << 20].fill(0);
+        }
+        let image = vmdk(Subformat::StreamOptimized, &disk);
+        for step in [777, 65_536, 100_000, 4 << 20] {
+            if step < 1000 && size > 1 << 20 {
+                continue;
+            }
+            for announced in [None, Some(to_u64(size)), Some(to_u64(size) - 1)] {
+                let mut stream = vmdk_stream(pipe(&image), announced).unwrap();
+                assert_eq!((stream.size(), stream.restart()), (Some(to_u64(size)), Restart::Never));
+                let (read, holes) = drain_sparse(stream.as_mut(), step).unwrap();
+                assert!(read == disk, "{size} bytes in steps of {step}");
+                assert!(holes >= 32 << 20 || size < 30 << 20);
+                assert_eq!(stream.bytes_read(), to_u64(image.len()));
+                assert_eq!(stream.next_chunk(&mut [0]).unwrap(), StreamChunk::End);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_vmdk_of_another_size_is_noticed_at_once() {
+    let image = vmdk(Subformat::StreamOptimized, &testkit::disk(9, 100_000));
+    for size in [0, 100_353, 99_840, u64::MAX] {
+        let error = vmdk_stream(pipe(&image), Some(size)).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SourceChanged, "{size}");
+    }
+}
+
+#[test]
+fn a_vmdk_that_is_cut_damaged_or_followed_by_something_is_an_error() {
+    let image = vmdk(Subformat::StreamOptimized, &testkit::disk(10, 300_000));
+    let read = |image: &[u8]| {
+        vmdk_stream(pipe(image), None)
+            .and_then(|mut stream| drain_sparse(stream.as_mut(), 65_536))
+            .map(|_| ())
+    };
+    read(&image).unwrap();
+    for cut in (0..image.len()).step_by(4001).chain([image.len() - 1]) {
+        let error = read(&image[..cut]).unwrap_err();
+        assert!(error.to_string().contains("cut short"), "{cut} bytes: {error}");
+    }
+    let error = read(&[&image[..], &[0; 512]].concat()).unwrap_err();
+    assert!(error.to_string().contains("not a valid VMDK"), "{error}");
+    let mut damaged = image.clone();
+    damaged[65_536 + 14] ^= 1;
+    assert!(read(&damaged).unwrap_err().to_string().contains("not a valid VMDK"));
+}
+
+#[test]
+fn a_vmdk_that_does_not_come_in_order_is_refused_with_the_alternative() {
+    let sparse = vmdk(Subformat::MonolithicSparse, &testkit::disk(11, 100_000));
+    let mut text = b"# Disk DescriptorFile\nversion=1\n".to_vec();
+    text.resize(1000, b'\n');
+    for image in [sparse, text] {
+        let error = vmdk_stream(pipe(&image), None).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("save it to a file")), "{error}");
+    }
 }
