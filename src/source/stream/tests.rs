@@ -218,7 +218,7 @@ fn drain_sparse(stream: &mut dyn ByteStream, step: usize) -> Result<(Vec<u8>, us
             }
             StreamChunk::Zero { len } => {
                 let len = to_usize(len);
-                assert!(len % step == 0 || all.len() + len == size);
+                assert!(len.is_multiple_of(step) || all.len() + len == size);
                 all.resize(all.len() + len, 0);
                 holes_len += len;
             }
