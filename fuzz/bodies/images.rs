@@ -7,7 +7,7 @@ use vmferry_formats::{
     plan::{Mapping, Need, Place, Step},
     qcow2::Qcow2Options,
     testkit::{Rng, read_image, write_image},
-    vmdk::{StreamEvent, StreamParser, Subformat, VmdkOptions},
+    vmdk::{StreamGrain, StreamParser, StreamStep, Subformat, VmdkOptions},
 };
 
 /// Questions that a state machine may ask before it must have an answer. The largest L1 table of a
@@ -191,27 +191,26 @@ pub fn vmdk_stream(data: &[u8]) {
 /// Reads a stream to its end and tells of each grain: guest offset, content if it inflates, length.
 /// Whether the stream is complete.
 fn follow(data: &[u8], mut each: impl FnMut(u64, Option<&[u8]>, usize) -> bool) -> Result<bool, Error> {
-    let (mut parser, mut decoder, mut rest, mut guest) = (StreamParser::new(), Decoder::new(), data, 0);
+    let (mut parser, mut decoder) = (StreamParser::new(&ReaderPolicy::default()), Decoder::new());
+    let (mut rest, mut guest) = (data, 0);
     loop {
-        let wants = parser.wants();
-        assert!(wants <= 64 << 10, "{wants} bytes wanted at once");
-        let Some((front, behind)) = rest.split_at_checked(wants).filter(|_| wants > 0) else {
-            return Ok(false);
-        };
-        rest = behind;
-        match parser.supply(front)? {
-            StreamEvent::End => return Ok(true),
-            StreamEvent::Other => {}
-            StreamEvent::Grain { guest_offset, len, codec, rest: more } => {
+        match parser.step(rest, true)? {
+            StreamStep::End => return Ok(true),
+            StreamStep::Need(len) => panic!("{len} bytes wanted where nothing follows"),
+            StreamStep::Drop(len) => {
+                assert!(len > 0, "a step forward");
+                rest = &rest[len..];
+            }
+            StreamStep::Grain(StreamGrain { guest_offset, encoded_len, codec }) => {
+                let info = parser.info().expect("the descriptor is behind");
                 assert!(guest_offset >= guest, "grains come in order");
-                assert!(guest_offset < parser.virtual_size().expect("the header is behind"));
-                assert!(len as u64 <= parser.grain_len().expect("the header is behind"));
-                assert!(len <= 2 << 20 && more <= 8 << 20, "a grain of {len} bytes, {more} in the stream");
-                guest = guest_offset + len as u64;
-                let Some((body, behind)) = rest.split_at_checked(more) else { return Ok(false) };
-                rest = behind;
+                assert!(guest_offset < info.virtual_size);
+                let len = usize::try_from(info.cluster_len).expect("a grain is small");
+                assert!(len <= 2 << 20, "a grain of {len} bytes, {encoded_len} in the stream");
+                guest = guest_offset + info.cluster_len;
                 let mut grain = vec![0xaa; len];
-                let decoded = decoder.decode(codec, &[front, body].concat(), &mut grain);
+                let decoded = decoder.decode(codec, &rest[..encoded_len], &mut grain);
+                rest = &rest[encoded_len..];
                 if !each(guest_offset, decoded.is_ok().then_some(&grain), len) {
                     return Ok(false);
                 }

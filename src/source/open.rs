@@ -591,11 +591,9 @@ mod tests {
         );
         let opened = open_pipe(&gzip(&[1; 1000]), &with(None, None)).await.unwrap();
         assert_eq!(opened.format, SourceFormat::Gzip);
-        for (bytes, kind) in
-            [(magic(0, b"QFI\xfb"), ErrorKind::Refused), (magic(0, b"KDMV"), ErrorKind::Failed)]
-        {
+        for bytes in [magic(0, b"QFI\xfb"), magic(0, b"KDMV")] {
             let error = open_pipe(&bytes, &with(None, None)).await.unwrap_err();
-            assert_eq!(error.kind(), kind);
+            assert_eq!(error.kind(), ErrorKind::Refused);
             assert!(error.hint().unwrap().contains("save it to a file"), "{}", text(&error));
             open_pipe(&bytes, &with(RAW, None)).await.unwrap();
         }

@@ -184,18 +184,16 @@ fn zeros_take_no_space() {
 fn dissect_reads_what_we_write() {
     let Some(python) = dissect() else { return };
     let script = "\
-import hashlib, sys
-from dissect.hypervisor import QCow2, VMDK
-kind, path, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+import hashlib, pathlib, sys
+from dissect.hypervisor.disk.qcow2 import QCow2
+from dissect.hypervisor.disk.vmdk import VMDK
+kind, path, size = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
 if kind == 'qcow2':
-    from pathlib import Path
-    with open(path, 'rb') as fh:
-        image = QCow2(fh)
-        stream = image.open() if hasattr(image, 'open') else image
-        print(hashlib.sha256(stream.read(size)).hexdigest())
+    image = QCow2(path)
+    stream = image.open() if hasattr(image, 'open') else image
 else:
-    with open(path, 'rb') as fh:
-        print(hashlib.sha256(VMDK(fh).read(size)).hexdigest())
+    stream = VMDK(path.open('rb'))
+print(hashlib.sha256(stream.read(size)).hexdigest())
 ";
     let directory = scratch();
     let source = directory.path().join("source.img");
