@@ -80,6 +80,11 @@ if [ ${#missing[@]} -gt 0 ]; then
     install_packages "${missing[@]}"
 fi
 
+# The disks of the test material are made of packages, which need lists even if nothing is missing.
+if [ "$group" = test ] && [ -n "${VMFERRY_TEST_MATERIAL:-}" ] && command -v apt-get >/dev/null && ! have_lists; then
+    as_root apt-get -qq -o DPkg::Lock::Timeout=300 update
+fi
+
 if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
     echo "install-deps.sh: Rust is missing; https://rustup.rs installs it" >&2
     exit 1

@@ -2,19 +2,24 @@
 //!
 //! Invariants: the C side reads `avail_in` bytes at `next_in` and writes at most `avail_out` bytes
 //! at `next_out`, both set from slices that outlive the call and cleared after it; the level buffer
-//! is owned by the encoder, as long as the stream that points at it, and never moves.
+//! is owned by the encoder, as long as the stream that points at it, and never moves; a placed stream
+//! lies in a mapping of its own, which is unmapped once, with it.
 #![expect(unsafe_code, reason = "ISA-L has a C interface")]
 
-use std::ptr::null_mut;
+use std::{
+    ops::{Deref, DerefMut},
+    ptr::{NonNull, null_mut},
+};
 
 use isal_sys::igzip_lib as c;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use super::{DeflateEncoder, Wrapper};
 use crate::error::{Error, Result};
 
 /// One-shot deflate by `isal_deflate_stateless`.
 pub(super) struct IsalEncoder {
-    stream: Box<c::isal_zstream>,
+    stream: PlacedStream,
     level_buf: Vec<u8>,
     wrapper: Wrapper,
     level: u32,
@@ -33,9 +38,7 @@ impl IsalEncoder {
             _ => c::ISAL_DEF_LVL3_DEFAULT,
         };
         let level_buf = vec![0; usize::try_from(level_buf_len).expect("a constant below 1 MiB")];
-        // SAFETY: isal_zstream is plain C data (integers, arrays, pointers): all zeros is a value.
-        let stream = unsafe { Box::<c::isal_zstream>::new_zeroed().assume_init() };
-        Self { stream, level_buf, wrapper, level: level.into() }
+        Self { stream: PlacedStream::new(), level_buf, wrapper, level: level.into() }
     }
 }
 
@@ -72,6 +75,103 @@ impl DeflateEncoder for IsalEncoder {
         }
     }
 }
+
+/// A stream at an address that decides nothing.
+///
+/// An encoder must give the same bytes wherever its memory lies, and with ISA-L 2.30 it does not:
+/// where a block begins, the kernels of levels 1 to 3 take the hash of its third position from bits
+/// 16 to 47 of the address of the stream instead of the data, and file that position under it. Which
+/// matches are found later can depend on that: about one cluster in 10,000 came out a byte longer or
+/// shorter, another one in each process. So a stream is put where that hash is zero. Address space is
+/// reserved for the search, not memory. Where it is not to be had the stream lies on the heap: its
+/// output is as good, but may differ in such bytes.
+enum PlacedStream {
+    Heap(Box<c::isal_zstream>),
+    Mapped { mapping: NonNull<u8>, stream: NonNull<c::isal_zstream> },
+}
+
+impl PlacedStream {
+    fn new() -> Self {
+        Self::map().unwrap_or_else(|| {
+            // SAFETY: isal_zstream is plain C data (integers, arrays, pointers): all zeros is a value.
+            Self::Heap(unsafe { Box::<c::isal_zstream>::new_zeroed().assume_init() })
+        })
+    }
+
+    fn map() -> Option<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping, at an address that the kernel chooses, touches nothing that exists.
+        let start = unsafe { mmap_anonymous(null_mut(), WINDOW_LEN, ProtFlags::empty(), flags) }.ok()?;
+        let mapping = NonNull::new(start.cast::<u8>())?;
+        let slots =
+            mapping.addr().get().div_ceil(SLOT_LEN)..(mapping.addr().get() + WINDOW_LEN) / SLOT_LEN - 1;
+        let found =
+            { slots }.find(|&slot| u32::try_from(slot & 0xffff_ffff).is_ok_and(|slot| bucket(slot) == 0));
+        let placed = found.and_then(|slot| {
+            let offset = slot * SLOT_LEN - mapping.addr().get();
+            // SAFETY: the slot and the one behind it lie inside the mapping.
+            let at = unsafe { mapping.add(offset) };
+            let access = MprotectFlags::READ | MprotectFlags::WRITE;
+            // SAFETY: this part of the mapping is ours alone; it becomes zeros that can be written.
+            unsafe { mprotect(at.as_ptr().cast(), STREAM_LEN, access) }.ok()?;
+            Some(Self::Mapped { mapping, stream: at.cast() })
+        });
+        if placed.is_none() {
+            // SAFETY: nothing refers to the mapping.
+            let _ = unsafe { munmap(mapping.as_ptr().cast(), WINDOW_LEN) };
+        }
+        placed
+    }
+}
+
+impl Deref for PlacedStream {
+    type Target = c::isal_zstream;
+
+    fn deref(&self) -> &c::isal_zstream {
+        match self {
+            Self::Heap(stream) => stream,
+            // SAFETY: zeroed memory of the right size and alignment, which lives as long as self.
+            Self::Mapped { stream, .. } => unsafe { stream.as_ref() },
+        }
+    }
+}
+
+impl DerefMut for PlacedStream {
+    fn deref_mut(&mut self) -> &mut c::isal_zstream {
+        match self {
+            Self::Heap(stream) => stream,
+            // SAFETY: as for deref; self is borrowed exclusively, and nothing else points there.
+            Self::Mapped { stream, .. } => unsafe { stream.as_mut() },
+        }
+    }
+}
+
+impl Drop for PlacedStream {
+    fn drop(&mut self) {
+        if let Self::Mapped { mapping, .. } = self {
+            // SAFETY: the mapping was made by `map` and is not used again.
+            let _ = unsafe { munmap(mapping.as_ptr().cast(), WINDOW_LEN) };
+        }
+    }
+}
+
+/// The hash that ISA-L takes of four bytes: CRC-32C as the processor's instruction computes it,
+/// without inversions, cut to the largest table of levels 1 to 3.
+fn bucket(word: u32) -> u32 {
+    let crc = (0..32).fold(word, |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 });
+    crc & (c::IGZIP_LVL3_HASH_SIZE - 1)
+}
+
+/// Addresses in a slot have the same bits from 16 on.
+const SLOT_LEN: usize = 1 << 16;
+
+/// Address space in which there is a slot of hash zero: among 2^15 slots that are aligned together
+/// there is one, since the 15 bits of the hash are independent of each other.
+const WINDOW_LEN: usize = SLOT_LEN << 16;
+
+/// Bytes of a stream, whole pages.
+const STREAM_LEN: usize = size_of::<c::isal_zstream>().next_multiple_of(4096);
+const _: () = assert!(STREAM_LEN <= 2 * SLOT_LEN, "a stream reaches into the slot behind its own at most");
 
 /// Streaming gzip inflate by `isal_inflate`.
 pub(super) struct IsalGzipInflater {

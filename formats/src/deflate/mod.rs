@@ -247,6 +247,30 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_do_not_depend_on_where_an_encoder_lies() {
+        let bytes = noise(64 * 4096);
+        // The first bytes come again: whether they are found must not be chance.
+        let blocks: Vec<Vec<u8>> = bytes
+            .chunks_exact(64)
+            .map(|block| [&block[..12], &block[20..], &block[..12], &[0; 600], &block[1..9]].concat())
+            .collect();
+        for spec in specs() {
+            let count = 20;
+            let mut encoders: Vec<_> = (0..count).map(|_| spec.encoder().unwrap()).collect();
+            let mut out = [vec![0; 2048], vec![0; 2048]];
+            for (index, block) in blocks.iter().enumerate() {
+                let mut encode = |encoder: usize, out: usize, outs: &mut [Vec<u8>; 2]| {
+                    encoders[encoder].compress(block, &mut outs[out]).unwrap().unwrap()
+                };
+                let first = encode(0, 0, &mut out);
+                let other = 1 + index % (count - 1);
+                let second = encode(other, 1, &mut out);
+                assert!(out[0][..first] == out[1][..second], "block {index}, {}", spec.identity());
+            }
+        }
+    }
+
+    #[test]
     fn any_number_of_misfits_in_a_row_is_survived() {
         let noise = noise(65536);
         for spec in specs() {
