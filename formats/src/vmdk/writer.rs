@@ -206,7 +206,7 @@ pub(super) struct Piece {
 /// No VMDK can hold it.
 pub(super) fn capacity(size: u64) -> Result<u64> {
     if size == 0 {
-        return Err(Error::invalid_input(
+        return Err(Error::limit(
             "a vmdk cannot hold an empty disk (to its readers a capacity of 0 means that it is told elsewhere): write \
              RAW or QCOW2 instead",
         ));

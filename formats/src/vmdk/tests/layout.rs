@@ -119,7 +119,7 @@ fn monolithic_sparse_is_as_the_contract_draws_it() {
 fn an_empty_disk_is_refused_with_the_alternatives() {
     for subformat in SUBFORMATS {
         let error = spec(subformat).writer(Some(0), "x").map(|_| ()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert_eq!(error.kind(), ErrorKind::Limit);
         assert!(error.to_string().contains("RAW or QCOW2"), "{error}");
     }
     let mut writer = spec(Subformat::StreamOptimized).writer(None, "x").unwrap();
