@@ -16,12 +16,31 @@ fn command(kind: &Kind, source: &Path, output: &Path) -> Vec<String> {
     args
 }
 
-/// Starts the command and kills it after `delay`; whether it was killed before its end.
-fn start_and_kill(args: &[String], delay: Duration) -> bool {
+/// When a run is killed.
+enum Moment {
+    /// So long after its start, wherever it is then.
+    After(Duration),
+    /// When its journal holds so many checkpoints.
+    Checkpoints(usize),
+}
+
+/// Starts the command and kills it; whether it was killed before its end.
+fn start_and_kill(args: &[String], journal: &Path, moment: &Moment) -> bool {
     let mut child =
         vmferry(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
     let (_keep, timer) = mpsc::channel::<()>();
-    let _ = timer.recv_timeout(delay);
+    match moment {
+        Moment::After(delay) => {
+            let _ = timer.recv_timeout(*delay);
+        }
+        Moment::Checkpoints(count) => {
+            let checkpoints =
+                || fs::read_to_string(journal).map_or(0, |text| text.matches("\"checkpoint\"").count());
+            while checkpoints() < *count && child.try_wait().expect("a state").is_none() {
+                let _ = timer.recv_timeout(Duration::from_millis(1));
+            }
+        }
+    }
     child.kill().expect("SIGKILL");
     !child.wait().expect("an end").success()
 }
@@ -46,9 +65,14 @@ fn two_hundred_killed_runs_resume_to_the_bytes_of_an_undisturbed_one() {
             fs::create_dir(&place).unwrap();
             let output = place.join(&name);
             let args = command(kind, &source, &output);
+            let journal = place.join(format!("{name}.partial.journal"));
             for _ in 0..=rng.below(3) {
-                let delay = duration.mul_f64((rng.below(1000) as f64) / 900.0);
-                if start_and_kill(&args, delay) {
+                let moment = if rng.below(2) == 0 {
+                    Moment::After(duration.mul_f64((rng.below(1000) as f64) / 900.0))
+                } else {
+                    Moment::Checkpoints(1 + usize::try_from(rng.below(4)).unwrap())
+                };
+                if start_and_kill(&args, &journal, &moment) {
                     killed += 1;
                     assert!(
                         !output.exists() || read(&output) == image,
