@@ -13,6 +13,7 @@ pub mod gzip;
 #[cfg(feature = "isal")]
 mod isal;
 mod portable;
+mod sift;
 
 use std::{fmt, str::FromStr};
 
@@ -75,6 +76,8 @@ pub enum Wrapper {
 pub struct DeflateSpec {
     wrapper: Wrapper,
     choice: Choice,
+    /// Blocks that look like noise are not tried.
+    sifts: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +86,12 @@ enum Choice {
     Isal(u8),
     Libdeflate(u8),
     ZlibRs(u8),
+}
+
+impl Choice {
+    fn is_portable(self) -> bool {
+        matches!(self, Self::Libdeflate(_) | Self::ZlibRs(_))
+    }
 }
 
 impl DeflateSpec {
@@ -108,7 +117,8 @@ impl DeflateSpec {
                 return Err(Error::invalid_input(format!("deflate has the levels 1-9, not {level}")));
             }
         };
-        Ok(Self { wrapper, choice })
+        let sifts = matches!(level, Level::Fast | Level::Default) && choice.is_portable();
+        Ok(Self { wrapper, choice, sifts })
     }
 
     /// A new encoder.
@@ -119,26 +129,31 @@ impl DeflateSpec {
         Ok(match self.choice {
             #[cfg(feature = "isal")]
             Choice::Isal(level) => Box::new(isal::IsalEncoder::new(self.wrapper, level)),
-            Choice::Libdeflate(level) => Box::new(portable::LibdeflateEncoder::new(level)?),
-            Choice::ZlibRs(level) => Box::new(portable::ZlibRsEncoder::new(level)),
+            Choice::Libdeflate(level) => self.boxed(portable::LibdeflateEncoder::new(level)?),
+            Choice::ZlibRs(level) => self.boxed(portable::ZlibRsEncoder::new(level)),
         })
+    }
+
+    fn boxed(&self, encoder: impl DeflateEncoder + 'static) -> Box<dyn DeflateEncoder> {
+        if self.sifts { Box::new(sift::Sifting(encoder)) } else { Box::new(encoder) }
     }
 
     /// Name, library version, level and CPU class: what decides the bytes beside the input.
     pub fn identity(&self) -> String {
-        match self.choice {
+        let encoder = match self.choice {
             #[cfg(feature = "isal")]
             Choice::Isal(level) => format!("isa-l/2/level{level}/{}", cpu_class()),
             Choice::Libdeflate(level) => format!("libdeflate/1/level{level}"),
             Choice::ZlibRs(level) => format!("zlib-rs/0.6/level{level}/{}", cpu_class()),
-        }
+        };
+        if self.sifts { encoder + "/sifted" } else { encoder }
     }
 }
 
 /// Compresses single blocks, each on its own.
 pub trait DeflateEncoder: Send {
     /// Compresses `input` into the front of `out` and returns the length of the stream, or `None`
-    /// if it does not fit. What earlier calls compressed has no influence.
+    /// if it does not fit or is not worth it. What earlier calls compressed has no influence.
     ///
     /// # Errors
     /// The codec failed otherwise.
