@@ -4,6 +4,7 @@ mod conversion;
 pub mod error;
 pub mod image;
 pub mod pipeline;
+pub mod secret;
 mod sink;
 pub mod source;
 mod sys;
@@ -11,7 +12,8 @@ mod tls;
 
 pub use crate::{
     conversion::{
-        Conversion, ConversionBuilder, ConversionOptions, ConversionReport, ResumePolicy, Target, TreeDigest,
+        Conversion, ConversionBuilder, ConversionOptions, ConversionReport, ConversionSource, ResumePolicy,
+        Target, TreeDigest,
     },
     error::{Error, ErrorKind, Result},
 };

@@ -10,7 +10,7 @@ use vmferry::{
         digest::Algorithm,
         vmdk::Subformat,
     },
-    source::{HttpOptions, SourceFormat, SourceOptions},
+    source::{HttpOptions, Rate, SourceFormat, SourceOptions},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     digest::DigestArgs,
     inspect::InspectArgs,
     map::MapArgs,
-    units::{parse_duration, parse_positive_size, parse_size},
+    units::{parse_duration, parse_positive_size, parse_rate, parse_size},
     verify::VerifyArgs,
 };
 
@@ -174,6 +174,10 @@ pub(crate) struct SourceArgs {
     /// Give up when no request has succeeded for this long
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
     retry_for: Duration,
+
+    /// Most bytes fetched a second from URL sources, all connections together: 50MiB or 50MiB/s
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    rate: Option<u64>,
 }
 
 impl SourceArgs {
@@ -190,6 +194,7 @@ impl SourceArgs {
                 connections: usize::from(self.connections),
                 stall_timeout: self.stall_timeout,
                 retry_for: self.retry_for,
+                rate: self.rate.map(Rate::new),
             },
         }
     }

@@ -43,6 +43,11 @@ pub(crate) fn parse_positive_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads bytes a second: a size, with or without `/s`.
+pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
+    parse_positive_size(text.trim().strip_suffix("/s").unwrap_or(text))
+}
+
 /// Reads a duration: `90s`, `1m30s`, `500ms`, `2h`, or a plain number of seconds; not zero.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is written like 90s, 1m30s, 500ms or 2h".to_owned();

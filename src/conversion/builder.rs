@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 use vmferry_formats::{Format, WriterSpec, digest::Algorithm};
 
-use super::{Conversion, ConversionOptions, ResumePolicy, Target};
+use super::{Conversion, ConversionOptions, ConversionSource, ResumePolicy, Target};
 use crate::{
     error::{Error, Result},
     pipeline::progress::Progress,
@@ -14,14 +14,14 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use = "a conversion that is not built and run does nothing"]
 pub struct ConversionBuilder {
-    source: String,
+    source: ConversionSource,
     target: Target,
     spec: Option<WriterSpec>,
     options: ConversionOptions,
 }
 
 impl ConversionBuilder {
-    pub(super) fn new(source: String, target: Target) -> Self {
+    pub(super) fn new(source: ConversionSource, target: Target) -> Self {
         Self { source, target, spec: None, options: ConversionOptions::default() }
     }
 

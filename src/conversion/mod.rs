@@ -6,6 +6,7 @@ mod job;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -31,7 +32,7 @@ use crate::{
         target::{TargetPaths, same_file},
     },
     sink::PipeSink,
-    source::{self, OpenedSource, Source, SourceFormat, SourceOptions},
+    source::{self, Links, OpenedSource, Source, SourceFormat, SourceOptions, Transfer},
 };
 
 /// Where an output goes.
@@ -41,6 +42,54 @@ pub enum Target {
     Path(PathBuf),
     /// Standard output: RAW and streamOptimized VMDK only.
     Stdout,
+}
+
+/// What is converted.
+#[derive(Clone, Debug)]
+pub enum ConversionSource {
+    /// A path, an `http(s)://` URL, or `-` for stdin.
+    Location(String),
+    /// A disk whose links may change while it is read.
+    Links(Arc<dyn Links>, Transfer),
+}
+
+impl From<String> for ConversionSource {
+    fn from(location: String) -> Self {
+        Self::Location(location)
+    }
+}
+
+impl From<&str> for ConversionSource {
+    fn from(location: &str) -> Self {
+        Self::Location(location.to_owned())
+    }
+}
+
+impl ConversionSource {
+    /// Opens it. `from_middle` says that an earlier run is taken up.
+    async fn open(&self, options: &SourceOptions, from_middle: bool) -> Result<OpenedSource> {
+        match self {
+            Self::Location(location) => source::open(location, options).await,
+            Self::Links(links, transfer) => {
+                source::open_links(Arc::clone(links), *transfer, from_middle, options).await
+            }
+        }
+    }
+
+    /// What people call it, without secrets.
+    fn name(&self) -> String {
+        match self {
+            // A URL may hold some; what was opened has a name without them.
+            Self::Location(location) if location.contains("://") => "the source".into(),
+            Self::Location(location) => location.clone(),
+            Self::Links(links, _) => links.name(),
+        }
+    }
+
+    /// Whether it is the file at `path`.
+    fn is_file(&self, path: &Path) -> bool {
+        matches!(self, Self::Location(location) if same_file(Path::new(location), path))
+    }
 }
 
 impl From<&Path> for Target {
@@ -147,7 +196,7 @@ impl Default for ConversionOptions {
 /// ```
 #[derive(Debug)]
 pub struct Conversion {
-    pub(crate) source: String,
+    pub(crate) source: ConversionSource,
     pub(crate) target: Target,
     pub(crate) spec: WriterSpec,
     pub(crate) options: ConversionOptions,
@@ -156,8 +205,9 @@ pub struct Conversion {
 }
 
 impl Conversion {
-    /// Sets up a conversion from `source` (a path, an `http(s)://` URL, or `-` for stdin) to `target`.
-    pub fn builder(source: impl Into<String>, target: impl Into<Target>) -> ConversionBuilder {
+    /// Sets up a conversion from `source` (a path, an `http(s)://` URL, `-` for stdin, or links) to
+    /// `target`.
+    pub fn builder(source: impl Into<ConversionSource>, target: impl Into<Target>) -> ConversionBuilder {
         ConversionBuilder::new(source.into(), target.into())
     }
 
@@ -179,7 +229,7 @@ impl Conversion {
         let started = Instant::now();
         let progress = self.progress.clone();
         progress.set_phase(Phase::Preparing);
-        let opened = source::open(&self.source, &self.options.source).await?;
+        let opened = self.source.open(&self.options.source, self.goes_on()?).await?;
         // Boxed: these futures are large, and callers keep them on small stacks.
         let report = match &self.target {
             Target::Path(path) => Box::pin(self.to_path(path.clone(), opened, started)).await,
@@ -189,6 +239,16 @@ impl Conversion {
             progress.set_phase(Phase::Done);
         }
         report
+    }
+
+    /// Whether an earlier run left something to go on from.
+    fn goes_on(&self) -> Result<bool> {
+        let options = &self.options;
+        let (Target::Path(path), ResumePolicy::Resume) = (&self.target, options.resume) else {
+            return Ok(false);
+        };
+        let paths = TargetPaths::new(path, options.journal.as_deref(), options.force)?;
+        Ok(fs::symlink_metadata(&paths.journal).is_ok())
     }
 
     async fn to_pipe(&self, opened: OpenedSource, started: Instant) -> Result<ConversionReport> {
@@ -252,7 +312,7 @@ impl Conversion {
     ) -> Result<ConversionReport> {
         let options = &self.options;
         let paths = TargetPaths::new(&path, options.journal.as_deref(), options.force)?;
-        if same_file(Path::new(&self.source), &path) {
+        if self.source.is_file(&path) {
             return Err(Error::refused(format!("{} is the source itself", path.display()))
                 .with_hint("choose another output"));
         }
@@ -274,7 +334,7 @@ impl Conversion {
 
     fn writer(&self, size: Option<u64>, name: &str) -> Result<Box<dyn FormatWriter>> {
         let writer = self.spec.writer(size, name);
-        writer.context(|| format!("cannot write {} as {}", self.source_name(), self.spec.format()))
+        writer.context(|| format!("cannot write {} as {}", self.source.name(), self.spec.format()))
     }
 
     fn engine(&self, source: &Source, writer: &dyn FormatWriter) -> Result<Engine> {
@@ -333,11 +393,6 @@ impl Conversion {
 
     fn is_raw(&self) -> bool {
         matches!(self.spec, WriterSpec::Raw(_))
-    }
-
-    fn source_name(&self) -> &str {
-        // A URL may hold secrets; what was opened has a name without them.
-        if self.source.contains("://") { "the source" } else { &self.source }
     }
 
     fn tree_digest(&self, tree: Option<Digest>) -> Option<TreeDigest> {

@@ -153,7 +153,14 @@ impl Engine {
             }
         };
         result?;
-        size.ok_or_else(|| Error::failed("the source ended without saying how"))
+        let size = size.ok_or_else(|| Error::failed("the source ended without saying how"))?;
+        // Streams ask before they say that they have ended.
+        if let Source::Random(plan) = source {
+            for store in plan.stores() {
+                Arc::clone(store).check_unchanged().await?;
+            }
+        }
+        Ok(size)
     }
 
     /// Checks single chunks of a random source against `expected`, for the resume guard.

@@ -51,6 +51,7 @@ struct MemoryStore {
     fails_at: Option<u64>,
     stalls_at: Option<u64>,
     delays: bool,
+    changes: bool,
     reads: AtomicUsize,
 }
 
@@ -62,6 +63,7 @@ impl MemoryStore {
             fails_at: None,
             stalls_at: None,
             delays: false,
+            changes: false,
             reads: AtomicUsize::new(0),
         }
     }
@@ -132,6 +134,11 @@ impl ByteStore for MemoryStore {
 
     fn concurrency(&self) -> usize {
         64
+    }
+
+    fn check_unchanged(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        let changed = || Error::new(ErrorKind::SourceChanged, "somebody wrote to the disk");
+        Box::pin(std::future::ready(if self.changes { Err(changed()) } else { Ok(()) }))
     }
 }
 
@@ -382,6 +389,16 @@ fn an_error_of_the_source_comes_behind_the_chunks_before_it() {
     let error = runtime().block_on(convert(random(store), &WriterSpec::Raw(RawOptions {}), 2, sink.clone()));
     assert_eq!(error.err().unwrap().to_string(), "the disk is broken here");
     assert_eq!(sink.shared.lock().unwrap().bytes.len(), 12 << 20, "three whole chunks are placed");
+    assert!(!sink.shared.lock().unwrap().finished);
+}
+
+#[test]
+fn a_source_that_changed_meanwhile_is_no_success() {
+    let mut store = MemoryStore::new(testkit::disk(8, 9 << 20));
+    store.changes = true;
+    let sink = MemorySink::default();
+    let run = convert(random(store), &WriterSpec::Raw(RawOptions {}), 2, sink.clone());
+    assert_eq!(runtime().block_on(run).err().unwrap().kind(), ErrorKind::SourceChanged);
     assert!(!sink.shared.lock().unwrap().finished);
 }
 

@@ -61,8 +61,11 @@ impl FileStore {
         } else {
             (metadata.len(), Some(identity_of(&metadata)))
         };
-        // Deeper read-ahead; a file system that does not take advice still reads.
-        let _advice = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
+        // Reads are long, so a sparse file needs no read-ahead: that would fill memory with zeros of
+        // holes. A file system that does not take advice still reads.
+        let is_sparse = metadata.is_file() && metadata.blocks() * 512 < size;
+        let advice = if is_sparse { Advice::Random } else { Advice::Sequential };
+        let _taken = rustix::fs::fadvise(&file, 0, None, advice);
         Ok(Self { file, path: path.to_owned(), size, identity })
     }
 
@@ -190,8 +193,8 @@ impl ByteStore for FileStore {
         CONCURRENCY
     }
 
-    fn check_unchanged(&self) -> Result<()> {
-        check_unchanged(&self.file, &self.path, self.identity.as_ref())
+    fn check_unchanged(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(std::future::ready(check_unchanged(&self.file, &self.path, self.identity.as_ref())))
     }
 }
 
@@ -339,22 +342,22 @@ mod tests {
         assert!(error.to_string().contains("1048576 bytes") && error.to_string().contains("5000"), "{error}");
         // No hole may stand for what was cut off.
         assert_eq!(store.extent_at(1 << 19).unwrap_err().kind(), ErrorKind::SourceChanged);
-        assert_eq!(store.check_unchanged().unwrap_err().kind(), ErrorKind::SourceChanged);
+        assert_eq!(store.check_unchanged().await.unwrap_err().kind(), ErrorKind::SourceChanged);
     }
 
-    #[test]
-    fn identities_tell_files_and_versions_apart() {
+    #[tokio::test]
+    async fn identities_tell_files_and_versions_apart() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         write(&a, &[(0, b"one")], 3);
         write(&b, &[(0, b"one")], 3);
-        let first = FileStore::open(&a).unwrap();
+        let first = Arc::new(FileStore::open(&a).unwrap());
         assert_eq!(first.identity(), FileStore::open(&a).unwrap().identity());
         assert_ne!(first.identity(), FileStore::open(&b).unwrap().identity());
-        first.check_unchanged().unwrap();
+        Arc::clone(&first).check_unchanged().await.unwrap();
         File::options().write(true).open(&a).unwrap().set_len(9).unwrap();
         assert_ne!(first.identity(), FileStore::open(&a).unwrap().identity());
-        assert!(first.check_unchanged().is_err());
+        assert!(first.check_unchanged().await.is_err());
     }
 
     #[test]

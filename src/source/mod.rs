@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     file::FileStore,
-    http::{HttpOptions, HttpStore},
+    http::{Broken, Endpoint, HttpOptions, HttpStore, Links, Rate, Transfer},
     image::ImagePlan,
-    open::{OpenedSource, SourceFormat, SourceOptions, open},
+    open::{OpenedSource, SourceFormat, SourceOptions, open, open_links},
     random::RawPlan,
 };
 use crate::{error::Result, pipeline::buffer::Buffer};
@@ -90,8 +90,8 @@ pub trait ByteStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// It has changed, or cannot be asked.
-    fn check_unchanged(&self) -> Result<()> {
-        Ok(())
+    fn check_unchanged(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

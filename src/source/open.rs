@@ -13,7 +13,7 @@ use std::{
 use vmferry_formats::{Detected, Format, HEAD_LEN, detect};
 
 use super::{
-    ByteStore, ByteStream, FileStore, HttpOptions, ImagePlan, RawPlan, Source,
+    ByteStore, ByteStream, FileStore, HttpOptions, ImagePlan, Links, RawPlan, Source, Transfer,
     file::{head_and_tail, read_range},
     http::{self, Found, HttpInput, HttpStore},
     num::{to_u64, to_usize},
@@ -89,6 +89,26 @@ pub async fn open(location: &str, options: &SourceOptions) -> Result<OpenedSourc
         Kind::Url => open_url(location, options).await,
         Kind::Path => open_path(location, options).await,
     }
+}
+
+/// Opens the disk that `links` lead to; its bytes are a RAW disk whatever they begin with.
+/// `from_middle` says that an earlier run is taken up.
+///
+/// # Errors
+/// There is no link, or what is behind it cannot be used.
+pub async fn open_links(
+    links: Arc<dyn Links>,
+    transfer: Transfer,
+    from_middle: bool,
+    options: &SourceOptions,
+) -> Result<OpenedSource> {
+    let opened = http::open_export(links, transfer, from_middle, &options.http).await?;
+    if let (Some(expected), Source::Random(plan)) = (options.size, &opened.source)
+        && plan.size() != expected
+    {
+        return Err(wrong_size(&opened.name, plan.size(), expected));
+    }
+    Ok(opened)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -172,7 +192,7 @@ async fn open_http_store(store: HttpStore, head: &[u8], options: &SourceOptions)
     match choose(options.format, detect(head, tail.as_deref().unwrap_or_default()), &rest)? {
         SourceFormat::Image(format) => open_store(format, bytes, None, options).await,
         SourceFormat::Gzip | SourceFormat::Zstd => {
-            let input = HttpInput::store(store);
+            let input = HttpInput::ranges(store, 0)?;
             // The compressed bytes are complete when the last range is.
             open_stream(Box::new(input), options, Announced::Nothing).await
         }
@@ -198,12 +218,16 @@ async fn open_store(
     if let Some(expected) = options.size
         && expected != size
     {
-        return Err(Error::new(
-            ErrorKind::SourceChanged,
-            format!("{name} has {size} bytes of disk instead of the {expected} given"),
-        ));
+        return Err(wrong_size(&name, size, expected));
     }
     Ok(OpenedSource { name, format: SourceFormat::Image(format), info, source })
+}
+
+fn wrong_size(name: &str, size: u64, expected: u64) -> Error {
+    Error::new(
+        ErrorKind::SourceChanged,
+        format!("{name} has {size} bytes of disk instead of the {expected} given"),
+    )
 }
 
 /// What a stream's length must be, as others say.

@@ -4,6 +4,7 @@ use std::{
     error::Error as StdError,
     fmt,
     io::Read as _,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -18,9 +19,10 @@ use reqwest::{
 };
 use url::{Origin, Url};
 
-use super::HttpOptions;
+use super::{Endpoint, HttpOptions, Rate};
 use crate::{
     error::{Error, ErrorKind, Result},
+    secret::Secret,
     source::SourceIdentity,
 };
 
@@ -29,10 +31,13 @@ pub(super) struct Client {
     http: reqwest::Client,
     url: Url,
     name: String,
+    /// Of the links that the URL is one of.
+    generation: u64,
     token: Option<Token>,
     ca_file: Option<PathBuf>,
     stall_timeout: Duration,
     retry_for: Duration,
+    rate: Option<Rate>,
 }
 
 impl fmt::Debug for Client {
@@ -50,6 +55,11 @@ impl fmt::Debug for Client {
 pub(super) enum Trouble {
     /// Another try would end the same way.
     Fatal(Error),
+    /// An answer that cannot be right: of a proxy that has a bad moment, or does not know better. A few
+    /// tries tell.
+    Wrong(Error),
+    /// Another try would end the same way, unless there are new links, certificates or tokens.
+    Stale(Error),
     /// Another try may help.
     Transient {
         /// What went wrong.
@@ -65,6 +75,15 @@ impl Trouble {
     /// Worth as many tries as there is time for.
     pub(super) fn transient(error: Error) -> Self {
         Self::Transient { error, retry_after: None, tries: u32::MAX }
+    }
+
+    /// What went wrong.
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Fatal(error) | Self::Stale(error) | Self::Wrong(error) | Self::Transient { error, .. } => {
+                error
+            }
+        }
     }
 }
 
@@ -84,16 +103,58 @@ impl Client {
         if token.is_some() && url.scheme() == "http" && !is_loopback(&url) {
             tracing::warn!(source = %name, "the token is sent over an unencrypted connection");
         }
-        let http = build(&url, token.is_some(), options).await?;
+        let authorities = match &options.ca_file {
+            Some(file) => Some(read_authorities(file).await?),
+            None => None,
+        };
+        let http = build(&url, token.is_some(), authorities, options.insecure, None, options)?;
         Ok(Self {
             http,
             url,
             name,
+            generation: 0,
             token,
             ca_file: options.ca_file.clone(),
             stall_timeout: options.stall_timeout,
             retry_for: options.retry_for,
+            rate: options.rate.clone(),
         })
+    }
+
+    /// A client for one link of an endpoint; what the endpoint says goes over `options`.
+    pub(super) fn linked(link: &Url, endpoint: &Endpoint, options: &HttpOptions) -> Result<Self> {
+        let name = redacted(link);
+        let mut url = link.clone();
+        if let Some(address) = endpoint.connect_to {
+            // An address that a name is pinned to has no port of its own: the URL's counts.
+            url.set_port(Some(address.port()))
+                .map_err(|()| Error::failed(format!("{name} cannot have a port")))?;
+        }
+        let token = Token::given(&endpoint.token)?;
+        let authorities = match &endpoint.authorities {
+            Some(pem) => Some(authorities(pem).map_err(|_| {
+                Error::failed(format!("what stands beside the link {name} is no certificate in PEM form"))
+                    .with_hint("name the CA of that server with --ca-file")
+            })?),
+            None => None,
+        };
+        let http = build(&url, true, authorities, endpoint.insecure, endpoint.connect_to, options)?;
+        Ok(Self {
+            http,
+            url,
+            name,
+            generation: endpoint.generation,
+            token: Some(token),
+            ca_file: None,
+            stall_timeout: options.stall_timeout,
+            retry_for: options.retry_for,
+            rate: options.rate.clone(),
+        })
+    }
+
+    /// Of the links that the URL is one of.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The URL without secrets.
@@ -140,7 +201,12 @@ impl Client {
         match tokio::time::timeout(self.stall_timeout, response.chunk()).await {
             Err(_) => Err(self.stalled()),
             Ok(Err(error)) => Err(self.explain(error)),
-            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Ok(bytes)) => {
+                if let (Some(rate), Some(bytes)) = (&self.rate, &bytes) {
+                    rate.take(bytes.len()).await;
+                }
+                Ok(bytes)
+            }
         }
     }
 
@@ -164,6 +230,7 @@ impl Client {
             408 | 429 | 502 | 503 | 504 => Trouble::Transient { error, retry_after, tries: u32::MAX },
             // It may pass, but an exporter also answers so for ever when the disk is not there.
             500 => Trouble::Transient { error, retry_after, tries: TRIES_AT_500 },
+            401 | 403 | 404 | 410 => Trouble::Stale(error),
             _ => Trouble::Fatal(error),
         })
     }
@@ -225,8 +292,11 @@ impl Client {
             401 => match &self.token {
                 None => error(format!("{name} wants a token (401)"))
                     .with_hint("save the token of the export to a file and name it with --token-file"),
-                Some(token) => error(format!("{name} refuses the token in {} (401)", token.file.display()))
-                    .with_hint("the token must be the one in the secret of this export (status.tokenSecretRef)"),
+                Some(token) => error(match &token.file {
+                    Some(file) => format!("{name} refuses the token in {} (401)", file.display()),
+                    None => format!("{name} refuses the token of the export's secret (401)"),
+                })
+                .with_hint("the token must be the one in the secret of this export (status.tokenSecretRef)"),
             },
             403 => error(format!("access to {name} is forbidden (403)"))
                 .with_hint("the server, or a proxy before it, does not let you in: check the address and your rights"),
@@ -250,7 +320,7 @@ impl Client {
         if let Some(tls) = cause::<rustls::Error>(&error)
             && let Some((message, hint)) = self.explain_tls(tls)
         {
-            return Trouble::Fatal(Error::failed(message).with_hint(hint).with_source(error));
+            return Trouble::Stale(Error::failed(message).with_hint(hint).with_source(error));
         }
         if error.is_builder() || error.is_redirect() {
             return Trouble::Fatal(Error::failed(format!("cannot ask for {}", self.name)).with_source(error));
@@ -342,7 +412,8 @@ impl Validators {
 
 /// The token of an export. It is never printed: not even its length.
 struct Token {
-    file: PathBuf,
+    /// Where it can be read again.
+    file: Option<PathBuf>,
     value: Mutex<HeaderValue>,
 }
 
@@ -355,7 +426,16 @@ impl fmt::Debug for Token {
 impl Token {
     async fn read(file: PathBuf) -> Result<Self> {
         let value = Mutex::new(read_token(file.clone()).await?);
-        Ok(Self { file, value })
+        Ok(Self { file: Some(file), value })
+    }
+
+    fn given(secret: &Secret) -> Result<Self> {
+        let value =
+            token_header(secret.reveal().as_bytes()).filter(|value| !value.is_empty()).ok_or_else(|| {
+                Error::failed("the secret of the export holds no token that a header can carry")
+                    .with_hint("it must be one line of text under the key 'token'")
+            })?;
+        Ok(Self { file: None, value: Mutex::new(value) })
     }
 
     fn value(&self) -> HeaderValue {
@@ -364,12 +444,21 @@ impl Token {
 
     /// Reads the file again; whether it holds another token than before.
     async fn renew(&self) -> bool {
-        let Ok(now) = read_token(self.file.clone()).await else { return false };
+        let Some(file) = &self.file else { return false };
+        let Ok(now) = read_token(file.clone()).await else { return false };
         let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         let differs = *value != now;
         *value = now;
         differs
     }
+}
+
+/// A token as a header that is never printed, if it is text.
+fn token_header(token: &[u8]) -> Option<HeaderValue> {
+    // An error of the conversion would have nothing to add, and must not show the value.
+    let mut value = HeaderValue::from_bytes(token).ok().filter(|value| value.to_str().is_ok())?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 async fn read_token(file: PathBuf) -> Result<HeaderValue> {
@@ -378,37 +467,34 @@ async fn read_token(file: PathBuf) -> Result<HeaderValue> {
     if token.is_empty() {
         return Err(Error::usage(format!("the token file {} is empty", file.display())));
     }
-    // The error of the conversion is dropped: it has nothing to add, and must not show the value.
-    let mut value =
-        HeaderValue::from_bytes(token).ok().filter(|value| value.to_str().is_ok()).ok_or_else(|| {
-            Error::usage(format!(
-                "{} does not hold a token: it has more than one line of text",
-                file.display()
-            ))
-        })?;
-    value.set_sensitive(true);
+    let value = token_header(token).ok_or_else(|| {
+        Error::usage(format!("{} does not hold a token: it has more than one line of text", file.display()))
+    })?;
     if std::fs::metadata(&file).is_ok_and(|metadata| metadata.permissions().mode() & 0o044 != 0) {
         tracing::warn!(file = %file.display(), "the token file can be read by other users");
     }
     Ok(value)
 }
 
-async fn build(url: &Url, has_token: bool, options: &HttpOptions) -> Result<reqwest::Client> {
+fn build(
+    url: &Url,
+    has_token: bool,
+    authorities: Option<Vec<Certificate>>,
+    insecure: bool,
+    connect_to: Option<SocketAddr>,
+    options: &HttpOptions,
+) -> Result<reqwest::Client> {
     crate::tls::install();
-    let authorities = match &options.ca_file {
-        Some(file) => Some(read_authorities(file).await?),
-        None => None,
-    };
-    if options.insecure {
+    if insecure {
         tracing::warn!(
             source = %redacted(url),
             "the server's certificate is NOT verified: whoever is in between can read the token and change the disk"
         );
     }
-    let builder = || base(url, has_token, options).tls_danger_accept_invalid_certs(options.insecure);
+    let builder = || base(url, has_token, connect_to, options).tls_danger_accept_invalid_certs(insecure);
     let built = match authorities {
         Some(authorities) => builder().tls_certs_only(authorities).build(),
-        None if options.insecure => builder().tls_certs_only([]).build(),
+        None if insecure => builder().tls_certs_only([]).build(),
         // A machine without CA certificates can still speak plain HTTP.
         None if url.scheme() == "http" => builder().build().or_else(|_| builder().tls_certs_only([]).build()),
         None => builder().build(),
@@ -420,7 +506,7 @@ async fn build(url: &Url, has_token: bool, options: &HttpOptions) -> Result<reqw
     })
 }
 
-fn base(url: &Url, has_token: bool, options: &HttpOptions) -> ClientBuilder {
+fn base(url: &Url, has_token: bool, connect_to: Option<SocketAddr>, options: &HttpOptions) -> ClientBuilder {
     let secret = has_token || !url.username().is_empty() || url.password().is_some();
     let policy = redirect::Policy::custom(move |attempt| {
         let first = attempt.previous().first().map(Url::origin);
@@ -449,8 +535,11 @@ fn base(url: &Url, has_token: bool, options: &HttpOptions) -> ClientBuilder {
         .pool_idle_timeout(Duration::from_secs(50))
         .tcp_nodelay(true)
         .tcp_keepalive(Duration::from_secs(15));
-    if is_loopback(url) {
-        // A port-forward: no proxy could reach it.
+    if let (Some(address), Some(host)) = (connect_to, url.host_str()) {
+        builder = builder.resolve(host, address);
+    }
+    if is_loopback(url) || connect_to.is_some() {
+        // A port-forward, or an address that was named: no proxy belongs in between.
         builder = builder.no_proxy();
     }
     builder
@@ -458,13 +547,20 @@ fn base(url: &Url, has_token: bool, options: &HttpOptions) -> ClientBuilder {
 
 async fn read_authorities(file: &Path) -> Result<Vec<Certificate>> {
     let pem = read_small(file.to_owned(), MAX_CA_FILE_LEN).await?;
-    let wrong = || {
-        Error::usage(format!("{} holds no CA certificate in PEM form", file.display()))
-            .with_hint("it must have at least one block '-----BEGIN CERTIFICATE-----'")
-    };
-    let authorities =
-        Certificate::from_pem_bundle(&pem).map_err(|error| wrong().with_source(error.without_url()))?;
-    if authorities.is_empty() { Err(wrong()) } else { Ok(authorities) }
+    authorities(&pem).map_err(|cause| {
+        let wrong = Error::usage(format!("{} holds no CA certificate in PEM form", file.display()))
+            .with_hint("it must have at least one block '-----BEGIN CERTIFICATE-----'");
+        match cause {
+            Some(cause) => wrong.with_source(cause),
+            None => wrong,
+        }
+    })
+}
+
+/// The certificates in a PEM bundle; none at all is an error without a cause.
+fn authorities(pem: &[u8]) -> Result<Vec<Certificate>, Option<reqwest::Error>> {
+    let authorities = Certificate::from_pem_bundle(pem).map_err(|error| Some(error.without_url()))?;
+    if authorities.is_empty() { Err(None) } else { Ok(authorities) }
 }
 
 /// Reads a file of at most `max` bytes.

@@ -3,20 +3,21 @@
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
 use reqwest::Response;
 use tokio::{
     sync::mpsc::{self, Receiver, Sender},
     task::AbortHandle,
 };
 
-use super::{
-    HttpStore,
-    client::{Client, Trouble},
-    retry::Retry,
-};
+use super::{HttpStore, client::Client};
 use crate::{
     error::{Error, ErrorKind, Result},
-    source::{ByteStore as _, Restart, SourceIdentity, num::to_u64, stream::Input, stream::Origin},
+    source::{
+        ByteStore as _, Restart, SourceIdentity,
+        num::{to_u64, to_usize},
+        stream::{Input, Origin},
+    },
 };
 
 /// A body from its first byte to its last.
@@ -40,7 +41,7 @@ enum Message {
 
 impl HttpInput {
     /// The body of `response`. It cannot be continued when the connection breaks.
-    pub(super) fn body(client: Client, mut response: Response, identity: SourceIdentity) -> Self {
+    pub(super) fn body(client: Arc<Client>, mut response: Response, identity: SourceIdentity) -> Self {
         let name = client.name().to_owned();
         Self::new(name, identity, |sender| async move {
             let message = loop {
@@ -51,8 +52,8 @@ impl HttpInput {
                         }
                     }
                     Ok(None) => break Message::End,
-                    Err(Trouble::Fatal(error) | Trouble::Transient { error, .. }) => {
-                        break Message::Failed(broke(client.name()).with_source(error));
+                    Err(trouble) => {
+                        break Message::Failed(broke(client.name()).with_source(trouble.into_error()));
                     }
                 }
             };
@@ -61,17 +62,19 @@ impl HttpInput {
         })
     }
 
-    /// The bytes of `store`, from the first to the last: a connection that breaks is continued.
-    pub(in crate::source) fn store(store: Arc<HttpStore>) -> Self {
-        let identity = store.client.identity(Some(store.size), &store.validators);
-        Self::new(store.name(), identity, |sender| async move {
-            let message = match send_all(&store, &sender).await {
+    /// The bytes of `store` from byte `from` to the last, fetched by ranges side by side: a connection
+    /// that breaks is continued.
+    pub(in crate::source) fn ranges(store: Arc<HttpStore>, from: u64) -> Result<Self> {
+        let identity =
+            store.identity().ok_or_else(|| Error::failed(format!("{} has no identity", store.name())))?;
+        Ok(Self::new(store.name(), identity, |sender| async move {
+            let message = match send_all(&store, from, &sender).await {
                 Ok(()) => Message::End,
                 Err(error) => Message::Failed(error),
             };
             // Nobody listens any more if this fails.
             let _listening = sender.send(message).await;
-        })
+        }))
     }
 
     fn new<F: Future<Output = ()> + Send + 'static>(
@@ -104,43 +107,19 @@ impl HttpInput {
     }
 }
 
-/// Sends the bytes of `store` to whoever listens.
-async fn send_all(store: &HttpStore, sender: &Sender<Message>) -> Result<()> {
-    let mut retry = Retry::new(&store.client, 0);
-    let mut at = 0;
-    while at < store.size {
-        let before = at;
-        let result = send_rest(store, sender, &mut at).await;
-        retry.progress(usize::try_from(at - before).unwrap_or(usize::MAX));
-        if sender.is_closed() {
+/// Sends the bytes of `store` from `from` on to whoever listens.
+async fn send_all(store: &HttpStore, from: u64, sender: &Sender<Message>) -> Result<()> {
+    let starts = (from..store.size).step_by(to_usize(RANGE_LEN));
+    let mut ranges = stream::iter(starts)
+        .map(|start| async move {
+            let mut bytes = vec![0; to_usize(RANGE_LEN.min(store.size - start))];
+            store.fetch(start, &mut bytes).await.map(|()| Bytes::from(bytes))
+        })
+        .buffered(store.connections);
+    while let Some(bytes) = ranges.next().await {
+        if sender.send(Message::Bytes(bytes?)).await.is_err() {
             break;
         }
-        if let Err(trouble) = result {
-            retry.wait(trouble).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn send_rest(store: &HttpStore, sender: &Sender<Message>, at: &mut u64) -> Result<(), Trouble> {
-    let mut response = store.get(*at, store.size).await?;
-    while let Some(bytes) = store.client.chunk(&mut response).await? {
-        let len = to_u64(bytes.len());
-        if len > store.size - *at {
-            return Err(Trouble::Fatal(Error::failed(format!(
-                "the server of {} sends more than the {} bytes it announced",
-                store.client.name(),
-                store.size
-            ))));
-        }
-        if sender.send(Message::Bytes(bytes)).await.is_err() {
-            return Ok(());
-        }
-        *at += len;
-    }
-    if *at < store.size {
-        let message = format!("the answer of {} ended {} bytes early", store.client.name(), store.size - *at);
-        return Err(Trouble::transient(Error::new(ErrorKind::Network, message)));
     }
     Ok(())
 }
@@ -169,13 +148,21 @@ impl Input for HttpInput {
     }
 
     fn peek(&mut self, len: usize) -> Result<&[u8]> {
-        while self.at_hand.len() < len
-            && let Some(bytes) = self.next()?
-        {
-            let mut joined = BytesMut::with_capacity(self.at_hand.len() + bytes.len());
-            joined.extend_from_slice(&self.at_hand);
-            joined.extend_from_slice(&bytes);
+        if self.at_hand.len() < len {
+            let mut joined = BytesMut::from(std::mem::take(&mut self.at_hand));
+            let mut result = Ok(());
+            while joined.len() < len {
+                match self.next() {
+                    Ok(Some(bytes)) => joined.extend_from_slice(&bytes),
+                    Ok(None) => break,
+                    Err(error) => {
+                        result = Err(error);
+                        break;
+                    }
+                }
+            }
             self.at_hand = joined.freeze();
+            result?;
         }
         Ok(&self.at_hand)
     }
@@ -205,3 +192,6 @@ impl Drop for HttpInput {
 
 /// Pieces of a body that wait to be inflated. Each may pin half a MiB.
 const CHUNKS_AHEAD: usize = 4;
+
+/// Bytes of a range that waits for those before it; so many as there are connections may wait.
+const RANGE_LEN: u64 = 1 << 20;

@@ -9,8 +9,13 @@
 //! after a read error. The token goes to the server that was named, in its header, and nowhere else.
 
 mod client;
+mod connection;
+mod export;
 mod input;
+mod links;
+mod measure;
 mod probe;
+mod rate;
 mod retry;
 
 #[cfg(test)]
@@ -25,9 +30,16 @@ use tokio::sync::Semaphore;
 
 use self::{
     client::{Client, Trouble, Validators},
+    connection::Connection,
     retry::Retry,
 };
+pub use self::{
+    export::Transfer,
+    links::{Broken, Endpoint, Links},
+    rate::Rate,
+};
 pub(super) use self::{
+    export::open_export,
     input::HttpInput,
     probe::{Found, announced_by_raw_link, probe},
 };
@@ -52,6 +64,8 @@ pub struct HttpOptions {
     pub stall_timeout: Duration,
     /// Give up when nothing has succeeded for this long.
     pub retry_for: Duration,
+    /// Limit on the bytes fetched a second.
+    pub rate: Option<Rate>,
 }
 
 impl Default for HttpOptions {
@@ -63,13 +77,15 @@ impl Default for HttpOptions {
             connections: 4,
             stall_timeout: Duration::from_secs(30),
             retry_for: Duration::from_secs(300),
+            rate: None,
         }
     }
 }
 
 /// A disk behind a URL that answers range requests.
 pub struct HttpStore {
-    client: Client,
+    connection: Connection,
+    name: String,
     size: u64,
     validators: Validators,
     connections: usize,
@@ -79,7 +95,7 @@ pub struct HttpStore {
 impl std::fmt::Debug for HttpStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HttpStore")
-            .field("name", &self.client.name())
+            .field("name", &self.name)
             .field("size", &self.size)
             .field("validators", &self.validators)
             .finish_non_exhaustive()
@@ -102,25 +118,32 @@ impl HttpStore {
         }
     }
 
-    fn new(client: Client, size: u64, validators: Validators, connections: usize) -> Self {
+    fn new(connection: Connection, size: u64, validators: Validators, connections: usize) -> Self {
         let connections = connections.max(1);
-        Self { client, size, validators, connections, permits: Semaphore::new(connections) }
+        let name = match connection.links() {
+            Some(links) => links.name(),
+            None => connection.client().name().to_owned(),
+        };
+        Self { connection, name, size, validators, connections, permits: Semaphore::new(connections) }
     }
 
     /// Fetches `out.len()` bytes from `offset` on, however often the connection breaks.
     async fn fetch(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let _permit =
-            self.permits.acquire().await.map_err(|error| {
-                Error::failed(format!("{} is closed", self.client.name())).with_source(error)
-            })?;
-        let mut retry = Retry::new(&self.client, offset);
+        let _permit = self
+            .permits
+            .acquire()
+            .await
+            .map_err(|error| Error::failed(format!("{} is closed", self.name)).with_source(error))?;
+        let mut client = self.connection.client();
+        let mut retry = Retry::new(&client, offset);
         let mut done = 0;
         while done < out.len() {
             let before = done;
-            let result = self.fetch_once(offset, out, &mut done).await;
+            let result = self.fetch_once(&client, offset, out, &mut done).await;
             retry.progress(done - before);
             if let Err(trouble) = result {
-                retry.wait(trouble).await?;
+                self.connection.recover(&client, &mut retry, trouble).await?;
+                client = self.connection.client();
             }
         }
         Ok(())
@@ -128,14 +151,20 @@ impl HttpStore {
 
     /// One request for what is missing: `out[done..]`. What came is counted in `done` even if the
     /// connection broke.
-    async fn fetch_once(&self, offset: u64, out: &mut [u8], done: &mut usize) -> Result<(), Trouble> {
+    async fn fetch_once(
+        &self,
+        client: &Client,
+        offset: u64,
+        out: &mut [u8],
+        done: &mut usize,
+    ) -> Result<(), Trouble> {
         let start = offset + to_u64(*done);
-        let mut response = self.get(start, offset + to_u64(out.len())).await?;
-        while let Some(bytes) = self.client.chunk(&mut response).await? {
+        let mut response = self.get(client, start, offset + to_u64(out.len())).await?;
+        while let Some(bytes) = client.chunk(&mut response).await? {
             let Some(target) = out.get_mut(*done..).and_then(|rest| rest.get_mut(..bytes.len())) else {
                 return Err(Trouble::Fatal(Error::failed(format!(
                     "the server of {} sends more than the range asked for at byte {start}",
-                    self.client.name()
+                    client.name()
                 ))));
             };
             target.copy_from_slice(&bytes);
@@ -144,7 +173,7 @@ impl HttpStore {
         if *done < out.len() {
             return Err(Trouble::transient(Error::new(
                 ErrorKind::Network,
-                format!("the answer of {} ended {} bytes early", self.client.name(), out.len() - *done),
+                format!("the answer of {} ended {} bytes early", client.name(), out.len() - *done),
             )));
         }
         Ok(())
@@ -152,10 +181,10 @@ impl HttpStore {
 
     /// The response to a request for `start..end`, which is not empty: exactly that range, of the
     /// disk that was there at first.
-    async fn get(&self, start: u64, end: u64) -> Result<Response, Trouble> {
-        let response = self.client.get(Some((start, end))).await?;
-        let name = self.client.name();
-        let wrong = |message: String| Trouble::Fatal(Error::failed(message));
+    async fn get(&self, client: &Client, start: u64, end: u64) -> Result<Response, Trouble> {
+        let response = client.get(Some((start, end))).await?;
+        let name = client.name();
+        let wrong = |message: String| Trouble::Wrong(Error::failed(message));
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {}
             StatusCode::OK => {
@@ -199,17 +228,14 @@ impl HttpStore {
     }
 
     fn changed(&self, how: &str) -> Error {
-        Error::new(
-            ErrorKind::SourceChanged,
-            format!("{} has changed while it was read: {how}", self.client.name()),
-        )
-        .with_hint("start again with what is there now")
+        Error::new(ErrorKind::SourceChanged, format!("{} has changed while it was read: {how}", self.name))
+            .with_hint("start again with what is there now")
     }
 }
 
 impl ByteStore for HttpStore {
     fn name(&self) -> String {
-        self.client.name().to_owned()
+        self.name.clone()
     }
 
     fn size(&self) -> u64 {
@@ -217,7 +243,10 @@ impl ByteStore for HttpStore {
     }
 
     fn identity(&self) -> Option<SourceIdentity> {
-        Some(self.client.identity(Some(self.size), &self.validators))
+        Some(match self.connection.links() {
+            Some(links) => links.identity(),
+            None => self.connection.client().identity(Some(self.size), &self.validators),
+        })
     }
 
     fn read(
@@ -226,9 +255,8 @@ impl ByteStore for HttpStore {
         mut buffer: Buffer,
     ) -> BoxFuture<'static, Result<Buffer>> {
         Box::pin(async move {
-            let parts = split(reads, &mut buffer).ok_or_else(|| {
-                Error::failed(format!("reads of {} overlap in their buffer", self.client.name()))
-            })?;
+            let parts = split(reads, &mut buffer)
+                .ok_or_else(|| Error::failed(format!("reads of {} overlap in their buffer", self.name)))?;
             futures_util::future::try_join_all(
                 parts.into_iter().map(|(offset, out)| self.fetch(offset, out)),
             )
@@ -239,6 +267,15 @@ impl ByteStore for HttpStore {
 
     fn concurrency(&self) -> usize {
         self.connections
+    }
+
+    fn check_unchanged(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            match self.connection.links() {
+                Some(links) => links.check_unchanged().await,
+                None => Ok(()),
+            }
+        })
     }
 }
 

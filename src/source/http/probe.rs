@@ -1,6 +1,6 @@
 //! What is behind a URL: a disk with ranges, or a body from start to end.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{Response, StatusCode, header};
@@ -8,6 +8,7 @@ use reqwest::{Response, StatusCode, header};
 use super::{
     HttpInput, HttpOptions, HttpStore,
     client::{self, Client, Validators, header_text},
+    connection::Connection,
     retry::Retry,
 };
 use crate::{
@@ -58,7 +59,7 @@ impl Stream {
     /// The body, as it comes.
     pub(in crate::source) fn into_input(self) -> HttpInput {
         let identity = self.identity();
-        HttpInput::body(self.client, self.response, identity)
+        HttpInput::body(Arc::new(self.client), self.response, identity)
     }
 }
 
@@ -76,7 +77,7 @@ pub(in crate::source) async fn probe(url: &str, options: &HttpOptions) -> Result
     loop {
         match look(&client, head.as_ref()).await {
             Ok(Looked::Store { size, validators, head }) => {
-                let store = HttpStore::new(client, size, validators, options.connections);
+                let store = HttpStore::new(Connection::fixed(client), size, validators, options.connections);
                 return Ok(Found::Store { store, head });
             }
             Ok(Looked::Stream(response)) => {

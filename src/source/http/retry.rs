@@ -42,13 +42,21 @@ impl Retry {
         }
     }
 
+    /// There is a new place to ask: what was counted is of no matter there.
+    pub(super) fn renewed(&mut self) {
+        self.since = Instant::now();
+        self.failures = 0;
+    }
+
     /// Waits until it is time for the next try.
     ///
     /// # Errors
     /// There is no use in another.
     pub(super) async fn wait(&mut self, trouble: Trouble) -> Result<()> {
         let (error, retry_after, tries) = match trouble {
-            Trouble::Fatal(error) => return Err(error),
+            Trouble::Fatal(error) | Trouble::Stale(error) => return Err(error),
+            Trouble::Wrong(error) if self.failures + 1 >= TRIES_AT_WRONG_ANSWERS => return Err(error),
+            Trouble::Wrong(error) => (error, None, u32::MAX),
             Trouble::Transient { error, retry_after, tries } => (error, retry_after, tries),
         };
         let waited = self.since.elapsed();
@@ -99,6 +107,9 @@ impl Retry {
 
 /// Bytes that show that a connection works.
 const MUCH: usize = 64 << 10;
+
+/// Answers that cannot be right until it is believed that they are meant.
+const TRIES_AT_WRONG_ANSWERS: u32 = 3;
 
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);

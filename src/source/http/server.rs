@@ -20,6 +20,8 @@ use tokio_rustls::TlsAcceptor;
 
 pub(super) const TOKEN: &str = "t0ken-that-nobody-may-see";
 
+const SERVICE: &str = "virt-export-demo.ns.svc";
+
 /// A resource.
 #[derive(Clone, Default)]
 pub(super) struct Resource {
@@ -115,8 +117,10 @@ impl Server {
         let other_ca_file = write("other.pem", &authority().0);
         let token_file = write("token", &format!("{TOKEN}\n"));
         let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let certificate = CertificateParams::new(vec!["localhost".into(), SERVICE.into()])
+            .unwrap()
+            .signed_by(&key, &issuer)
+            .unwrap();
         let config = rustls::ServerConfig::builder()
             .with_no_client_auth()
             .with_single_cert(
@@ -151,6 +155,15 @@ impl Server {
     pub(super) fn url(&self, path: &str) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://localhost:{}{path}", self.address.port())
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same server under the name that a service has in a cluster.
+    pub(super) fn service_url(&self, path: &str) -> url::Url {
+        url::Url::parse(&format!("https://{SERVICE}{path}")).unwrap()
     }
 
     /// The same server by its address, for which it has no certificate.
