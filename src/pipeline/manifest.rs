@@ -184,7 +184,7 @@ impl<R: io::Read> ManifestReader<R> {
             || head.leaf_size != LEAF_LEN as u64
             || head.chunk_size != CHUNK_LEN
             || content != Some(head.content_size)
-            || head.content_size > MAX_SIZE
+            || head.content_size > MAX_DISK_LEN
         {
             return Err(wrong(format!("version {} or its sizes are not known here", head.version)));
         }
@@ -249,6 +249,6 @@ pub(crate) const VERSION: u32 = 1;
 /// No line is longer.
 const MAX_LINE_LEN: u64 = 64 << 10;
 
-/// Largest disk that a manifest may speak of in bytes: a line of it can stand for that much
-/// hashing, so a small file must not keep a reader busy for ever.
-const MAX_SIZE: u64 = 64 << 40;
+/// Largest disk in bytes. A line of a manifest can stand for that much hashing, so a small file must
+/// not keep a reader busy for ever.
+pub(crate) const MAX_DISK_LEN: u64 = 64 << 40;

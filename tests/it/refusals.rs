@@ -112,6 +112,25 @@ fn images_that_name_other_files_are_refused() {
 }
 
 #[test]
+fn a_disk_that_is_too_large_is_refused_before_the_first_byte() {
+    if !have("qemu-img") {
+        return;
+    }
+    let directory = scratch();
+    let text = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    tool(
+        "qemu-img",
+        ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", &text("huge.qcow2"), "65T"],
+    );
+    let refused = run(["convert", "-q", "-O", "vmdk", &text("huge.qcow2"), &text("out.vmdk")]).expect(5);
+    assert!(refused.stderr.contains("64 TiB"), "{}", refused.stderr);
+    let refused =
+        run(["convert", "-q", "--cluster-size", "2M", &text("huge.qcow2"), &text("out.qcow2")]).expect(5);
+    assert!(refused.stderr.contains("64 TiB"), "{}", refused.stderr);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "something was left behind");
+}
+
+#[test]
 fn damaged_images_end_in_an_error_never_in_an_output() {
     let directory = scratch();
     let source = directory.path().join("source.img");
