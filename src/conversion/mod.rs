@@ -336,8 +336,9 @@ impl Conversion {
     fn writer(&self, size: Option<u64>, name: &str) -> Result<Box<dyn FormatWriter>> {
         if let Some(size) = size.filter(|&size| size > MAX_DISK_LEN) {
             let message = format!("{} has {size} bytes of disk, and 64 TiB are the most", self.source.name());
-            return Err(Error::refused(message)
-                .with_hint("memory, journal and manifest are laid out for that; split the disk if it is meant"));
+            return Err(Error::refused(message).with_hint(
+                "memory, journal and manifest are laid out for that; split the disk if it is meant",
+            ));
         }
         let writer = self.spec.writer(size, name);
         writer.context(|| format!("cannot write {} as {}", self.source.name(), self.spec.format()))

@@ -118,10 +118,7 @@ fn a_disk_that_is_too_large_is_refused_before_the_first_byte() {
     }
     let directory = scratch();
     let text = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    tool(
-        "qemu-img",
-        ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", &text("huge.qcow2"), "65T"],
-    );
+    tool("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", &text("huge.qcow2"), "65T"]);
     let refused = run(["convert", "-q", "-O", "vmdk", &text("huge.qcow2"), &text("out.vmdk")]).expect(5);
     assert!(refused.stderr.contains("64 TiB"), "{}", refused.stderr);
     let refused =
