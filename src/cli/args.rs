@@ -155,15 +155,23 @@ pub(crate) struct SourceArgs {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// PEM file with the only CA certificates to trust for URL sources [default: the system's]
+    #[command(flatten)]
+    http: HttpArgs,
+}
+
+/// How servers are asked.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Network options")]
+pub(crate) struct HttpArgs {
+    /// PEM file with the only CA certificates to trust [default: the system's, or an export's own]
     #[arg(long, value_name = "FILE")]
-    ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
 
     /// Do not verify the server's certificate
     #[arg(long, conflicts_with = "ca_file")]
-    insecure: bool,
+    pub(crate) insecure: bool,
 
-    /// Range requests in flight for URL sources
+    /// Range requests in flight
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=64))]
     connections: u16,
 
@@ -175,9 +183,24 @@ pub(crate) struct SourceArgs {
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
     retry_for: Duration,
 
-    /// Most bytes fetched a second from URL sources, all connections together: 50MiB or 50MiB/s
+    /// Most bytes fetched a second, all connections together: 50MiB or 50MiB/s
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
-    rate: Option<u64>,
+    pub(crate) rate: Option<u64>,
+}
+
+impl HttpArgs {
+    /// The same for the library.
+    pub(crate) fn options(&self) -> HttpOptions {
+        HttpOptions {
+            token_file: None,
+            ca_file: self.ca_file.clone(),
+            insecure: self.insecure,
+            connections: usize::from(self.connections),
+            stall_timeout: self.stall_timeout,
+            retry_for: self.retry_for,
+            rate: self.rate.map(Rate::new),
+        }
+    }
 }
 
 impl SourceArgs {
@@ -187,15 +210,7 @@ impl SourceArgs {
             format: self.source_format.map(SourceFormatArg::format),
             size: self.source_size,
             allow_backing: self.allow_backing.clone(),
-            http: HttpOptions {
-                token_file: self.token_file.clone(),
-                ca_file: self.ca_file.clone(),
-                insecure: self.insecure,
-                connections: usize::from(self.connections),
-                stall_timeout: self.stall_timeout,
-                retry_for: self.retry_for,
-                rate: self.rate.map(Rate::new),
-            },
+            http: HttpOptions { token_file: self.token_file.clone(), ..self.http.options() },
         }
     }
 }

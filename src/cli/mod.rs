@@ -12,6 +12,7 @@ mod progress;
 mod signals;
 mod units;
 mod verify;
+mod writing;
 
 use std::{
     ffi::OsString,

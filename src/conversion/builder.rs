@@ -18,11 +18,13 @@ pub struct ConversionBuilder {
     target: Target,
     spec: Option<WriterSpec>,
     options: ConversionOptions,
+    cancel: CancellationToken,
 }
 
 impl ConversionBuilder {
     pub(super) fn new(source: ConversionSource, target: Target) -> Self {
-        Self { source, target, spec: None, options: ConversionOptions::default() }
+        let (options, cancel) = (ConversionOptions::default(), CancellationToken::new());
+        Self { source, target, spec: None, options, cancel }
     }
 
     /// Format and parameters of the output. Without this the extension of its name decides, with the
@@ -80,6 +82,12 @@ impl ConversionBuilder {
         self
     }
 
+    /// Ends the run with a resumable partial when it is cancelled.
+    pub fn cancel_token(mut self, cancel: CancellationToken) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
     /// The conversion. Nothing is opened or created before it runs.
     ///
     /// # Errors
@@ -95,7 +103,7 @@ impl ConversionBuilder {
             spec,
             options: self.options,
             progress: Progress::default(),
-            cancel: CancellationToken::new(),
+            cancel: self.cancel,
         })
     }
 }

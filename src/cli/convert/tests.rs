@@ -1,7 +1,18 @@
 use std::time::Duration;
 
 use clap::Parser as _;
-use vmferry::{ErrorKind, formats::digest::Algorithm, source::SourceFormat};
+use vmferry::{
+    ErrorKind, ResumePolicy,
+    formats::{
+        Compression,
+        deflate::Level,
+        digest::Algorithm,
+        qcow2::Qcow2Options,
+        raw::RawOptions,
+        vmdk::{Subformat, VmdkOptions},
+    },
+    source::SourceFormat,
+};
 
 use super::*;
 use crate::cli::{Cli, args::Command};
