@@ -9,6 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use vmferry_formats::testkit::{self, Rng};
 
 use crate::support::{
@@ -179,17 +180,17 @@ fn a_signal_leaves_a_partial_that_the_next_run_takes_up() {
     let disk = testkit::disk(55, 40 << 20);
     let source = directory.path().join("source.img");
     fs::write(&source, &disk).unwrap();
-    for (signal, code) in [("INT", 130), ("TERM", 143)] {
-        let output = directory.path().join(format!("{signal}.qcow2"));
+    for (name, signal, code) in [("INT", Signal::INT, 130), ("TERM", Signal::TERM, 143)] {
+        let output = directory.path().join(format!("{name}.qcow2"));
         let args = ["convert", "-q", source.to_str().unwrap(), output.to_str().unwrap()];
         // A limit on the memory in use makes the run slow enough to be hit.
         let slow = ["--compression", "deflate", "--compression-level", "9", "--workers", "1"];
         let mut child = vmferry(args.iter().chain(&slow)).stderr(Stdio::piped()).spawn().unwrap();
-        let partial = directory.path().join(format!("{signal}.qcow2.partial"));
+        let partial = directory.path().join(format!("{name}.qcow2.partial"));
         wait_for("some output", || {
             fs::metadata(&partial).is_ok_and(|found| found.len() > 1 << 20) || output.exists()
         });
-        tool("kill", [&format!("-{signal}"), &child.id().to_string()]);
+        kill_process(Pid::from_child(&child), signal).unwrap();
         let status = child.wait().unwrap();
         let mut stderr = String::new();
         child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
