@@ -140,6 +140,8 @@ impl<'a> FileJob<'a> {
         let created = paths.check_free(self.with_manifest).and_then(|()| {
             if !is_empty || self.conversion.options.resume == ResumePolicy::Restart {
                 paths.discard()?;
+            } else if journal.was_found() {
+                paths.discard_empty()?;
             }
             paths.create()
         });

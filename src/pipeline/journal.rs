@@ -376,6 +376,7 @@ impl Summary {
 pub(crate) struct Journal {
     file: File,
     path: PathBuf,
+    found: bool,
 }
 
 impl Journal {
@@ -385,15 +386,17 @@ impl Journal {
     /// Another run holds it, or it cannot be opened.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
-                .open(path)
-                .map_err(|error| Error::io("open the journal", path, error))?;
+            let mut options = OpenOptions::new();
+            let nofollow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
+            options.read(true).write(true).mode(0o600).custom_flags(nofollow);
+            let created = options.clone().create_new(true).open(path);
+            let found = matches!(&created, Err(error) if error.kind() == io::ErrorKind::AlreadyExists);
+            let opened = if found { options.open(path) } else { created };
+            let file = match opened {
+                // Removed in between by the run that held it.
+                Err(error) if found && error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened.map_err(|error| Error::io("open the journal", path, error))?,
+            };
             match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -406,11 +409,17 @@ impl Journal {
             let ours = file.metadata().map_err(|error| Error::io("look at the journal", path, error))?;
             match std::fs::metadata(path) {
                 Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => {
-                    return Ok(Self { file, path: path.to_owned() });
+                    return Ok(Self { file, path: path.to_owned(), found });
                 }
                 _ => {}
             }
         }
+    }
+
+    /// Whether an earlier run had made the file. If nothing stands in it, that run was killed at its
+    /// very beginning.
+    pub(crate) fn was_found(&self) -> bool {
+        self.found
     }
 
     /// A second handle at the start of the file, for reading.

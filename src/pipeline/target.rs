@@ -161,6 +161,18 @@ impl TargetPaths {
         }
     }
 
+    /// Removes a partial output in which nothing stands yet: a run was killed between making it and
+    /// saying so in its journal.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub(crate) fn discard_empty(&self) -> Result<()> {
+        match fs::symlink_metadata(&self.partial) {
+            Ok(found) if found.is_file() && found.len() == 0 => self.discard(),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the directory entries of the output durable.
     ///
     /// # Errors

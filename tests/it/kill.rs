@@ -99,6 +99,31 @@ fn two_hundred_killed_runs_resume_to_the_bytes_of_an_undisturbed_one() {
 }
 
 #[test]
+fn a_run_that_was_killed_before_its_first_record_is_no_obstacle() {
+    let directory = scratch();
+    let source = directory.path().join("source.img");
+    make_disk(&source, 43, 1 << 20);
+    let output = directory.path().join("disk.qcow2");
+    let (partial, journal) =
+        (directory.path().join("disk.qcow2.partial"), directory.path().join("disk.qcow2.partial.journal"));
+    let args = ["convert", "-q", source.to_str().unwrap(), output.to_str().unwrap()];
+    // A partial output that belongs to nobody stays, even an empty one.
+    fs::write(&partial, "").unwrap();
+    run(args).expect(5);
+    assert!(partial.exists() && !journal.exists());
+    // So does one that holds something, whatever lies beside it.
+    fs::write(&journal, "").unwrap();
+    fs::write(&partial, "x").unwrap();
+    run(args).expect(5);
+    assert_eq!(read(&partial), b"x");
+    // The two empty files are what a killed run leaves.
+    fs::write(&journal, "").unwrap();
+    fs::write(&partial, "").unwrap();
+    run(args).expect(0);
+    run(["verify", "-q", output.to_str().unwrap()]).expect(0);
+}
+
+#[test]
 fn bytes_that_a_killed_run_left_behind_its_durable_point_never_show() {
     let directory = scratch();
     let source = directory.path().join("source.img");
