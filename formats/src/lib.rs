@@ -268,16 +268,38 @@ pub trait FormatWriter: Send {
 ///
 /// Pure for the caller: the answer depends on the arguments alone, whatever was encoded before.
 pub trait Encoder: Send {
-    /// Most bytes that one call appends.
+    /// Bytes of room that one call wants, which is at least as much as it fills.
     fn max_encoded_len(&self) -> usize;
 
-    /// Encodes the unit at `guest_offset` (bytes). `unit` is exactly one unit, not all zero, padded
-    /// with zeros behind the end of the disk. On [`UnitShape::Compressed`] the payload was appended
-    /// to `out`; on [`UnitShape::Data`] nothing was, the payload is `unit` itself.
+    /// Encodes the unit at `guest_offset` (bytes) into the front of `out`, which has
+    /// [`max_encoded_len`](Self::max_encoded_len) bytes or more and may hold anything before and, behind
+    /// the payload, after. `unit` is exactly one unit, not all zero, padded with zeros behind the end
+    /// of the disk.
     ///
     /// # Errors
-    /// The codec failed; no unit is lost in silence.
-    fn encode(&mut self, guest_offset: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<UnitShape>;
+    /// The codec failed, or `unit` or `out` is too short; no unit is lost in silence.
+    fn encode(&mut self, guest_offset: u64, unit: &[u8], out: &mut [u8]) -> Result<Encoded>;
+}
+
+/// What became of one unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// [`UnitShape::Compressed`], or [`UnitShape::Data`] if the payload is the unit itself.
+    pub shape: UnitShape,
+    /// Bytes of payload in the front of the room given; 0 if the payload is the unit itself.
+    pub len: usize,
+}
+
+impl Encoded {
+    /// The unit is its own payload.
+    const PLAIN: Self = Self { shape: UnitShape::Data, len: 0 };
+}
+
+/// The first `len` bytes of the room that an encoder was given.
+fn room(out: &mut [u8], len: usize) -> Result<&mut [u8]> {
+    let given = out.len();
+    out.get_mut(..len)
+        .ok_or_else(|| Error::invalid_input(format!("{given} bytes of room for a unit instead of {len}")))
 }
 
 /// What bounds a reader.

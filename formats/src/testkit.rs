@@ -155,7 +155,14 @@ pub fn write_image(spec: &WriterSpec, disk: &[u8], name: &str, announce: bool) -
             let mut payload = Vec::new();
             let unit_shape = match &mut encoder {
                 _ if is_zero(unit) => UnitShape::Absent,
-                Some(encoder) => encoder.encode(guest + to_u64(unit_index * unit_len), unit, &mut payload)?,
+                Some(encoder) => {
+                    // What is there before must not matter.
+                    payload = vec![0xa5; encoder.max_encoded_len()];
+                    let encoded =
+                        encoder.encode(guest + to_u64(unit_index * unit_len), unit, &mut payload)?;
+                    payload.truncate(encoded.len);
+                    encoded.shape
+                }
                 None => UnitShape::Data,
             };
             if unit_shape == UnitShape::Data {

@@ -155,7 +155,12 @@ fn the_tools_find_a_huge_sparse_disk_clean() {
         let (chunk, unit) = (4 << 20, writer.unit_len());
         let (mut payload, grain) = (Vec::new(), vec![0x5a; unit]);
         let shape = match writer.encoder().unwrap() {
-            Some(mut encoder) => encoder.encode(size / 2, &grain, &mut payload).unwrap(),
+            Some(mut encoder) => {
+                payload.resize(encoder.max_encoded_len(), 0);
+                let encoded = encoder.encode(size / 2, &grain, &mut payload).unwrap();
+                payload.truncate(encoded.len);
+                encoded.shape
+            }
             None => {
                 payload = grain;
                 UnitShape::Data

@@ -283,14 +283,17 @@ impl Recipe {
             return Ok(out);
         }
         let mut encoder = None;
-        let mut output = Vec::new();
+        // The front of `output` that holds payloads; behind is what an earlier use left.
+        let (mut output, mut filled) = (Vec::new(), 0);
         if self.encodes && !zero.all(0, bytes.len()) {
             // There are as many encoders as workers, so one is always free.
             let free = self.encoders.try_take();
             encoder = Some(free.ok_or_else(|| Error::failed("more jobs than encoders"))?);
-            let capacity = bytes.len() / self.unit_len * self.max_encoded_len;
-            output = self.outputs.take(|| Vec::with_capacity(capacity));
-            output.clear();
+            let room = bytes.len() / self.unit_len * self.max_encoded_len;
+            output = self.outputs.take(|| vec![0; room]);
+            if output.len() < room {
+                output.resize(room, 0);
+            }
         }
         for (index, unit) in bytes.chunks_exact(self.unit_len).enumerate() {
             let start = index * self.unit_len;
@@ -299,17 +302,20 @@ impl Recipe {
                 None => UnitShape::Data,
                 Some(encoder) => {
                     let guest = sub.guest_offset + start as u64;
-                    let shape = encoder.encode(guest, unit, &mut output);
-                    shape.context(|| format!("cannot encode the cluster at guest byte {guest:#x}"))?
+                    let encoded = encoder
+                        .encode(guest, unit, &mut output[filled..])
+                        .context(|| format!("cannot encode the cluster at guest byte {guest:#x}"))?;
+                    filled += encoded.len;
+                    encoded.shape
                 }
             };
             out.shapes.push(shape);
-            out.ends.push(output.len());
+            out.ends.push(filled);
         }
         if let Some(encoder) = encoder {
             self.encoders.put(encoder);
             let home = Arc::clone(&self.outputs);
-            out.output = Bytes::from_owner(PooledVec { bytes: output, home });
+            out.output = Bytes::from_owner(PooledVec { bytes: output, home }).slice(..filled);
         }
         Ok(out)
     }

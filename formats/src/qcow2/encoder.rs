@@ -5,10 +5,11 @@ use zstd::zstd_safe::{
 };
 
 use crate::{
-    Compression, Encoder, Error, Result,
+    Compression, Encoded, Encoder, Error, Result,
     chunk::UnitShape,
     deflate::{DeflateEncoder, DeflateSpec, Level, Wrapper},
     qcow2::header,
+    room,
 };
 
 /// Which codec a compression and a level stand for.
@@ -94,7 +95,7 @@ impl Encoder for ClusterEncoder {
         self.cluster_len
     }
 
-    fn encode(&mut self, guest_offset: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<UnitShape> {
+    fn encode(&mut self, guest_offset: u64, unit: &[u8], out: &mut [u8]) -> Result<Encoded> {
         if unit.len() != self.cluster_len {
             return Err(Error::invalid_input(format!(
                 "{} bytes at guest offset {guest_offset:#x} are not a cluster of {}",
@@ -104,17 +105,11 @@ impl Encoder for ClusterEncoder {
         }
         // A stream as long as a cluster is worth nothing, so the codec gets one byte less: then
         // 'does not fit' and 'does not help' are the same answer.
-        let start = out.len();
-        out.resize(start + unit.len() - 1, 0);
-        let encoded = self.codec.compress(unit, &mut out[start..]);
-        let len = encoded.as_ref().ok().copied().flatten();
-        out.truncate(start + len.unwrap_or(0));
-        match encoded? {
-            Some(len) => Ok(UnitShape::Compressed(
-                u32::try_from(len).expect("a cluster has at most 2 MiB, and its stream is shorter"),
-            )),
-            None => Ok(UnitShape::Data),
-        }
+        let Some(len) = self.codec.compress(unit, room(out, unit.len() - 1)?)? else {
+            return Ok(Encoded::PLAIN);
+        };
+        let stream = u32::try_from(len).expect("a cluster has at most 2 MiB, and its stream is shorter");
+        Ok(Encoded { shape: UnitShape::Compressed(stream), len })
     }
 }
 

@@ -314,20 +314,19 @@ fn an_encoder_answers_the_same_whatever_came_before() {
         let options = Qcow2Options { cluster_bits: 16, compression, level };
         let writer = Qcow2Writer::new(&options, None).unwrap();
         let mut encoder = writer.encoder().unwrap().unwrap();
-        let mut out = b"before".to_vec();
-        let UnitShape::Compressed(len) = encoder.encode(0, &text, &mut out).unwrap() else {
-            panic!("text is compressible");
-        };
-        assert_eq!(out.len(), 6 + len as usize);
-        assert!(out.starts_with(b"before") && out.len() <= 6 + encoder.max_encoded_len());
+        let mut out = vec![0xcc; encoder.max_encoded_len() + 1];
+        let first = encoder.encode(0, &text, &mut out).unwrap();
+        let UnitShape::Compressed(len) = first.shape else { panic!("text is compressible") };
+        assert_eq!(first.len, len as usize);
+        assert_eq!(out[encoder.max_encoded_len()], 0xcc);
+        let mut again = vec![0x33; encoder.max_encoded_len()];
         for _ in 0..5 {
-            let mut other = Vec::new();
-            assert_eq!(encoder.encode(0, &noise, &mut other).unwrap(), UnitShape::Data);
-            assert!(other.is_empty());
+            let plain = encoder.encode(0, &noise, &mut again).unwrap();
+            assert_eq!((plain.shape, plain.len), (UnitShape::Data, 0));
         }
-        let mut again = b"before".to_vec();
-        encoder.encode(1 << 30, &text, &mut again).unwrap();
-        assert!(out == again);
+        assert_eq!(encoder.encode(1 << 30, &text, &mut again).unwrap(), first);
+        assert!(out[..first.len] == again[..first.len]);
+        assert_eq!(kind(encoder.encode(0, &text, &mut again[..10])), ErrorKind::InvalidInput);
         assert_eq!(kind(encoder.encode(0, &text[..512], &mut again)), ErrorKind::InvalidInput);
     }
     let identity =

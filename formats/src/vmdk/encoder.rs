@@ -1,10 +1,11 @@
 //! Compressing single grains; contract 3.3.
 
 use crate::{
-    Encoder, Error, Result,
+    Encoded, Encoder, Error, Result,
     chunk::{SECTOR_LEN, UnitShape},
     deflate::{DeflateEncoder, DeflateSpec},
     num::{to_u64, to_usize},
+    room,
     vmdk::{marker, tables::GRAIN_LEN},
 };
 
@@ -29,34 +30,29 @@ impl Encoder for GrainEncoder {
         (marker::GRAIN_LEN + STORED_LEN).next_multiple_of(to_usize(SECTOR_LEN))
     }
 
-    fn encode(&mut self, guest_offset: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<UnitShape> {
+    fn encode(&mut self, guest_offset: u64, unit: &[u8], out: &mut [u8]) -> Result<Encoded> {
         if unit.len() != GRAIN_LEN || !guest_offset.is_multiple_of(to_u64(GRAIN_LEN)) {
             return Err(Error::invalid_input(format!(
                 "{} bytes at guest offset {guest_offset:#x} are not a grain of {GRAIN_LEN}",
                 unit.len()
             )));
         }
-        let start = out.len();
-        let stream = start + marker::GRAIN_LEN;
-        out.resize(stream + STORED_LEN, 0);
+        let out = room(out, self.max_encoded_len())?;
+        let stream = &mut out[marker::GRAIN_LEN..][..STORED_LEN];
         // There are no plain grains between compressed ones: what does not shrink is a zlib stream
         // of stored blocks, never longer than the room there is.
-        let len = match self.codec.compress(unit, &mut out[stream..]) {
-            Ok(Some(len)) => len,
-            Ok(None) => {
-                store(unit, &mut out[stream..]);
+        let stream_len = match self.codec.compress(unit, stream)? {
+            Some(len) => len,
+            None => {
+                store(unit, stream);
                 STORED_LEN
             }
-            Err(error) => {
-                out.truncate(start);
-                return Err(error);
-            }
         };
-        let shape_len = u32::try_from(len).expect("no more than the room for it");
-        out[start..stream].copy_from_slice(&marker::grain(guest_offset / SECTOR_LEN, shape_len));
-        out.truncate(stream + len);
-        out.resize(start + to_usize(padded_len(shape_len)), 0);
-        Ok(UnitShape::Compressed(shape_len))
+        let shape_len = u32::try_from(stream_len).expect("no more than the room for it");
+        out[..marker::GRAIN_LEN].copy_from_slice(&marker::grain(guest_offset / SECTOR_LEN, shape_len));
+        let len = to_usize(padded_len(shape_len));
+        out[marker::GRAIN_LEN + stream_len..len].fill(0);
+        Ok(Encoded { shape: UnitShape::Compressed(shape_len), len })
     }
 }
 
@@ -133,14 +129,15 @@ mod tests {
             .collect();
         encoders.push(GrainEncoder { codec: Box::new(Refusing) });
         for encoder in &mut encoders {
-            let mut out = vec![0xcc; 5];
+            let mut out = vec![0xcc; encoder.max_encoded_len() + 5];
             for (index, grain) in grains().iter().enumerate() {
-                let (start, guest) = (out.len(), (to_u64(index) + (1 << 30)) << 16);
-                let shape = encoder.encode(guest, grain, &mut out).unwrap();
-                let UnitShape::Compressed(len) = shape else { panic!("{shape:?}") };
-                let payload = &out[start..];
+                let guest = (to_u64(index) + (1 << 30)) << 16;
+                let encoded = encoder.encode(guest, grain, &mut out).unwrap();
+                let UnitShape::Compressed(len) = encoded.shape else { panic!("{encoded:?}") };
+                let payload = &out[..encoded.len];
                 assert_eq!(to_u64(payload.len()), padded_len(len));
                 assert!(payload.len() <= encoder.max_encoded_len());
+                assert_eq!(out[encoder.max_encoded_len()..], [0xcc; 5]);
                 assert!(payload[12 + len as usize..].iter().all(|&byte| byte == 0));
                 let stream = grain_stream(payload, guest / 512).unwrap();
                 assert_eq!(stream.len(), len as usize);
@@ -152,11 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_grain_is_refused_and_leaves_no_trace() {
+    fn what_is_no_grain_or_has_no_room_is_refused() {
         let spec = DeflateSpec::new(Wrapper::Zlib, Level::Fast).unwrap();
-        let (mut encoder, mut out) = (GrainEncoder::new(&spec).unwrap(), Vec::new());
+        let mut encoder = GrainEncoder::new(&spec).unwrap();
+        let mut out = vec![0; encoder.max_encoded_len()];
         assert!(encoder.encode(0, &[1; 512], &mut out).is_err());
         assert!(encoder.encode(512, &[1; GRAIN_LEN], &mut out).is_err());
-        assert!(out.is_empty());
+        let short = out.len() - 1;
+        assert!(encoder.encode(0, &[1; GRAIN_LEN], &mut out[..short]).is_err());
+        encoder.encode(0, &[1; GRAIN_LEN], &mut out).unwrap();
     }
 }
