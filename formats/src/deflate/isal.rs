@@ -35,7 +35,7 @@ impl IsalEncoder {
         let level_buf_len = match level {
             // More room than this makes one block of a whole grain, which is larger than two that each
             // have codes of their own; less splits what is not worth it.
-            1 if wrapper == Wrapper::Zlib => 112 << 10,
+            1 if wrapper == Wrapper::Zlib => 96 << 10,
             1 => c::ISAL_DEF_LVL1_DEFAULT,
             2 => c::ISAL_DEF_LVL2_DEFAULT,
             _ => c::ISAL_DEF_LVL3_DEFAULT,
