@@ -108,11 +108,15 @@ fn is_strict() -> bool {
     std::env::var_os("VMFERRY_STRICT").is_some_and(|value| value == "1")
 }
 
-/// The small corpus of the test material, made once.
+/// The small corpus of the test material, made once; or the disks that are in `VMFERRY_TEST_CORPUS`.
 pub(crate) fn corpus() -> Option<Vec<PathBuf>> {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
-    let material = material()?;
+    let given = std::env::var_os("VMFERRY_TEST_CORPUS").map(PathBuf::from);
+    let material = if given.is_some() { PathBuf::new() } else { material()? };
     let directory = MADE.get_or_init(|| {
+        if let Some(directory) = given {
+            return directory;
+        }
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("corpus-small");
         fs::create_dir_all(&directory).expect("a directory for the corpus");
         tool(
