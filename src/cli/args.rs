@@ -211,6 +211,7 @@ impl SourceArgs {
             size: self.source_size,
             allow_backing: self.allow_backing.clone(),
             http: HttpOptions { token_file: self.token_file.clone(), ..self.http.options() },
+            memory: None,
         }
     }
 }

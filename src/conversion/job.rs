@@ -41,8 +41,8 @@ pub(super) struct FileJob<'a> {
 }
 
 enum Start {
-    /// An earlier run had written everything; the last steps are done now.
-    Complete(Box<ConversionReport>),
+    /// An earlier run had written everything; its last steps are left.
+    Earlier(Journal, Box<Closed>),
     Run(Box<Begin>),
 }
 
@@ -76,10 +76,24 @@ impl<'a> FileJob<'a> {
         writer: Box<dyn FormatWriter>,
     ) -> Result<ConversionReport> {
         let journal = Journal::open(&self.paths.journal)?;
+        self.check_journal(&journal)?;
         match self.start(journal, &opened, writer)? {
-            Start::Complete(report) => Ok(*report),
+            Start::Earlier(journal, closed) => self.complete_earlier(journal, *closed, opened.format).await,
             Start::Run(begin) => self.go(opened, *begin).await,
         }
+    }
+
+    /// A file that the user named is theirs, unless it is a journal; what has the name that journals
+    /// have is discarded on the user's word.
+    fn check_journal(&self, journal: &Journal) -> Result<()> {
+        let options = &self.conversion.options;
+        let hint = match (journal.begins_like_one()?, &options.journal, options.resume) {
+            (true, ..) | (false, None, ResumePolicy::Restart) => return Ok(()),
+            (false, Some(_), _) => "name another file with --journal",
+            (false, None, _) => "if a crash made it of a journal, start again with --restart",
+        };
+        let path = self.paths.journal.display();
+        Err(Error::refused(format!("{path} is not a journal")).with_hint(hint))
     }
 
     /// Looks at what an earlier run left and sets the output up.
@@ -110,17 +124,12 @@ impl<'a> FileJob<'a> {
                     .with_hint("start again with --restart"));
                 }
                 if is_once_only(&opened.source) {
-                    return Err(Error::refused(format!(
-                        "{} cannot be read again from its start",
-                        self.header.source
-                    ))
-                    .with_hint("give the whole stream again and say --restart"));
+                    return Err(self.refuse_stream(&summary));
                 }
                 resume::check_header(&summary.header, &self.header, options.assume_unchanged)?;
-                if let Some(closed) = &summary.closed {
-                    return self
-                        .complete_earlier(journal, closed, opened.format)
-                        .map(|report| Start::Complete(Box::new(report)));
+                if let Some(closed) = summary.closed {
+                    (self.header.device, self.header.inode) = (summary.header.device, summary.header.inode);
+                    return Ok(Start::Earlier(journal, Box::new(closed)));
                 }
                 if summary.checkpoint.is_some() {
                     return self.take_up(journal, &summary, writer).map(|begin| Start::Run(Box::new(begin)));
@@ -137,13 +146,15 @@ impl<'a> FileJob<'a> {
         writer: Box<dyn FormatWriter>,
     ) -> Result<Begin> {
         let paths = &self.paths;
-        let created = paths.check_free(self.with_manifest).and_then(|()| {
+        let created = paths.check_free().and_then(|()| {
             if !is_empty || self.conversion.options.resume == ResumePolicy::Restart {
                 paths.discard()?;
             } else if journal.was_found() {
                 paths.discard_empty()?;
             }
-            paths.create()
+            let file = paths.create()?;
+            self.check_room(&file)?;
+            Ok(file)
         });
         let file = match created {
             Ok(file) => file,
@@ -174,6 +185,36 @@ impl<'a> FileJob<'a> {
             zero: 0,
             resumed: None,
         })
+    }
+
+    /// A device that is too small is found before its first byte is overwritten, where the length of
+    /// the image is known.
+    fn check_room(&self, file: &File) -> Result<()> {
+        let (true, true, Some(size)) = (self.paths.is_device, self.conversion.is_raw(), self.header.size)
+        else {
+            return Ok(());
+        };
+        let path = &self.paths.output;
+        let room = io::Seek::seek(&mut &*file, io::SeekFrom::End(0));
+        let room = room.map_err(|error| Error::io("find the size of", path, error))?;
+        if size > room {
+            let message = format!("{} holds {room} bytes, and the disk has {size}", path.display());
+            return Err(Error::refused(message).with_hint("use a larger device"));
+        }
+        Ok(())
+    }
+
+    /// A stream that comes once has nothing to do with what an earlier one left.
+    fn refuse_stream(&self, summary: &Summary) -> Error {
+        let (partial, source) = (self.paths.partial.display(), &self.header.source);
+        if summary.closed.is_some() {
+            return Error::refused(format!(
+                "{partial} is the complete image of an earlier run that was ended before it got its name"
+            ))
+            .with_hint("move it away if you want it; --restart discards it");
+        }
+        Error::refused(format!("{source} cannot be read again from its start"))
+            .with_hint("give the whole stream again and say --restart")
     }
 
     /// Goes on behind the last checkpoint.
@@ -244,7 +285,7 @@ impl<'a> FileJob<'a> {
         let mut from = 0;
         let mut earlier = None;
         if let Some((at, guard)) = resumed {
-            if let Err(error) = guard.check(&engine, &mut source).await {
+            if let Err(error) = conversion.unless_cancelled(guard.check(&engine, &mut source)).await {
                 return Err(self.taint(journal, error));
             }
             from = at;
@@ -304,12 +345,21 @@ impl<'a> FileJob<'a> {
         source_format: SourceFormat,
         resumed_from: Option<u64>,
     ) -> Result<ConversionReport> {
-        let options = &self.conversion.options;
         // Taken here, since reading back counts anew.
         let moved = self.conversion.progress.snapshot();
+        let partial = self.paths.partial.clone();
+        self.prove(&mut journal, closed, &partial).await?;
+        journal.append([Record::Closed(closed.clone())])?;
+        let manifest = self.complete(journal, closed)?;
+        Ok(self.report(closed, moved, source_format, resumed_from, manifest))
+    }
+
+    /// Reads the image at `path` again as far as the user wants: to verify it, to hash it.
+    async fn prove(&mut self, journal: &mut Journal, closed: &mut Closed, path: &Path) -> Result<()> {
+        let options = &self.conversion.options;
         if options.verify
             && let Err(error) =
-                self.read_back(&journal, closed.size).await.map_err(Error::damage_is_verification)
+                self.read_back(journal, closed.size, path).await.map_err(Error::damage_is_verification)
         {
             if error.kind() != ErrorKind::Verification {
                 return Err(error);
@@ -317,32 +367,33 @@ impl<'a> FileJob<'a> {
             journal.append([Record::Tainted { reason: format!("the output did not read back: {error}") }])?;
             return Err(error.with_hint(format!(
                 "{} is not usable; look for disk errors, then start again with --restart",
-                self.paths.partial.display()
+                path.display()
             )));
         }
         if options.sums && closed.file_sha256.is_none() {
-            let path = self.paths.partial.clone();
+            let path = path.to_owned();
             let (limit, cancel) = (closed.output_size, self.conversion.cancel.clone());
             let hashed = tokio::task::spawn_blocking(move || hash_file(&path, limit, &cancel)).await;
             let hash = hashed.map_err(|error| Error::failed("hashing panicked").with_source(error))??;
             closed.file_sha256 = Some(hash.to_string());
             self.warnings.push("--sums: the output was read again for its SHA-256".into());
         }
-        journal.append([Record::Closed(closed.clone())])?;
-        let manifest = self.complete(journal, closed)?;
-        Ok(self.report(closed, moved, source_format, resumed_from, manifest))
+        Ok(())
     }
 
     /// The steps behind the closing record, for a run that was killed between them.
-    fn complete_earlier(
-        &mut self,
-        journal: Journal,
-        closed: &Closed,
+    async fn complete_earlier(
+        mut self,
+        mut journal: Journal,
+        mut closed: Closed,
         format: SourceFormat,
     ) -> Result<ConversionReport> {
         self.warnings.push("an earlier run had written everything; its last steps were done now".into());
-        let manifest = self.complete(journal, closed)?;
-        Ok(self.report(closed, Snapshot::default(), format, Some(closed.size), manifest))
+        let made = self.paths.made(&self.header, &closed)?.to_owned();
+        self.prove(&mut journal, &mut closed, &made).await?;
+        let manifest = self.complete(journal, &closed)?;
+        let resumed_from = Some(closed.size);
+        Ok(self.report(&closed, Snapshot::default(), format, resumed_from, manifest))
     }
 
     fn complete(&self, journal: Journal, closed: &Closed) -> Result<Option<PathBuf>> {
@@ -352,7 +403,7 @@ impl<'a> FileJob<'a> {
             }
             _ => None,
         };
-        self.paths.complete(journal, closed, head.as_ref())
+        self.paths.complete(journal, &self.header, closed, head.as_ref())
     }
 
     fn report(
@@ -384,10 +435,9 @@ impl<'a> FileJob<'a> {
     }
 
     /// Reads the output back from the disk through the reader of its format.
-    async fn read_back(&self, journal: &Journal, size: u64) -> Result<()> {
+    async fn read_back(&self, journal: &Journal, size: u64, path: &Path) -> Result<()> {
         let conversion = self.conversion;
-        let path = self.paths.partial.clone();
-        let dropped = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
+        let dropped = File::open(path).map_err(|error| Error::io("open", path, error))?;
         // What is still in the page cache would prove nothing about the disk.
         let _ = rustix::fs::fadvise(&dropped, 0, None, rustix::fs::Advice::DontNeed);
         let location = path

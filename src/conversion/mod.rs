@@ -21,7 +21,7 @@ use vmferry_formats::{
 pub use self::builder::ConversionBuilder;
 use self::job::FileJob;
 use crate::{
-    error::{Error, FormatContext as _, Result},
+    error::{Error, ErrorKind, FormatContext as _, Result},
     pipeline::{
         Checker,
         engine::{Engine, EngineOptions},
@@ -230,7 +230,10 @@ impl Conversion {
         let started = Instant::now();
         let progress = self.progress.clone();
         progress.set_phase(Phase::Preparing);
-        let opened = self.source.open(&self.options.source, self.goes_on()?).await?;
+        let memory = Some(self.options.memory);
+        let source = SourceOptions { memory, ..self.options.source.clone() };
+        let opening = self.source.open(&source, self.goes_on()?);
+        let opened = self.unless_cancelled(opening).await?;
         // Boxed: these futures are large, and callers keep them on small stacks.
         let report = match &self.target {
             Target::Path(path) => Box::pin(self.to_path(path.clone(), opened, started)).await,
@@ -240,6 +243,15 @@ impl Conversion {
             progress.set_phase(Phase::Done);
         }
         report
+    }
+
+    /// What cannot be suspended half-way is given up as soon as the user wants to stop.
+    async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
+            done = work => done,
+        }
     }
 
     /// Whether an earlier run left something to go on from.
@@ -313,9 +325,11 @@ impl Conversion {
     ) -> Result<ConversionReport> {
         let options = &self.options;
         let paths = TargetPaths::new(&path, options.journal.as_deref(), options.force)?;
-        if self.source.is_file(&path) {
-            return Err(Error::refused(format!("{} is the source itself", path.display()))
-                .with_hint("choose another output"));
+        for file in [&path, &paths.partial, &paths.journal, &paths.manifest] {
+            if self.source.is_file(file) {
+                return Err(Error::refused(format!("{} is the source itself", file.display()))
+                    .with_hint("choose another output"));
+            }
         }
         if paths.is_device && !matches!(self.spec, WriterSpec::Raw(_) | WriterSpec::Qcow2(_)) {
             return Err(
@@ -327,7 +341,7 @@ impl Conversion {
         let writer = self.writer(size, &paths.base_name())?;
         // Before anything is created: an output that is complete already is what the user must hear of.
         if fs::symlink_metadata(&paths.journal).is_err() {
-            paths.check_free(with_manifest)?;
+            paths.check_free()?;
         }
         let header = self.header(&opened, &paths, &*writer, size);
         FileJob::new(self, paths, header, with_manifest, started).run(opened, writer).await

@@ -117,7 +117,8 @@ pub struct DigestReport {
 /// It cannot be read to its end.
 pub async fn digest(location: &str, algorithm: Algorithm, options: &ReadOptions) -> Result<DigestReport> {
     let started = Instant::now();
-    let mut opened = source::open(location, &options.source).await?;
+    let source_options = SourceOptions { memory: Some(options.memory), ..options.source.clone() };
+    let mut opened = source::open(location, &source_options).await?;
     let size = size_of(&opened.source);
     options.progress.set_total(size);
     options.progress.set_phase(Phase::Running);
@@ -190,7 +191,7 @@ async fn compare(location: &str, manifest: Option<PathBuf>, options: &ReadOption
         None => beside(Path::new(location)),
     };
     let manifest = read_manifest(path.clone()).await?;
-    let mut source_options = options.source.clone();
+    let mut source_options = SourceOptions { memory: Some(options.memory), ..options.source.clone() };
     if source_options.format.is_none() && is_beside {
         // What was written there is known; a disk may begin like an image of another format.
         source_options.format = manifest.head.format.parse().ok().map(SourceFormat::Image);

@@ -15,13 +15,15 @@ pub(super) struct Budget {
 
 impl Budget {
     /// Divides `memory` bytes. `chunk_cost` is what one chunk holds at most, input and worst-case
-    /// output, for the formats at hand. Workers are lowered to fit.
+    /// output, for the formats at hand, and `unpacking` what the source takes. Workers are lowered to
+    /// fit.
     ///
     /// # Errors
     /// `memory` is too small for [`MIN_CHUNKS`] chunks and one worker.
-    pub(super) fn new(memory: u64, workers: usize, chunk_cost: u64) -> Result<Self> {
+    pub(super) fn new(memory: u64, workers: usize, chunk_cost: u64, unpacking: u64) -> Result<Self> {
         let chunks = chunk_cost.saturating_mul(MIN_CHUNKS);
-        let least = PROCESS_LEN + TABLES_LEN + WORKER_LEN + chunks;
+        let fixed = PROCESS_LEN + TABLES_LEN + unpacking;
+        let least = fixed + WORKER_LEN + chunks;
         if memory < least {
             let mib = least.div_ceil(1 << 20);
             return Err(Error::usage(format!(
@@ -30,10 +32,10 @@ impl Budget {
             ))
             .with_hint(format!("it needs at least {mib} MiB: --memory {mib}MiB")));
         }
-        let for_workers = memory - PROCESS_LEN - TABLES_LEN - chunks;
+        let for_workers = memory - fixed - chunks;
         let most = usize::try_from(for_workers / WORKER_LEN).unwrap_or(usize::MAX);
         let workers = workers.clamp(1, most.max(1));
-        let in_flight = memory - PROCESS_LEN - TABLES_LEN - WORKER_LEN * workers as u64;
+        let in_flight = memory - fixed - WORKER_LEN * workers as u64;
         // More chunks in flight than this only wait for each other.
         let useful = chunk_cost.saturating_mul(4 * workers as u64 + 8);
         Ok(Self { workers, in_flight: in_flight.min(useful) })
@@ -61,7 +63,7 @@ mod tests {
 
     #[test]
     fn workers_give_way_to_chunks() {
-        let budget = Budget::new(128 << 20, 64, 2 * INPUT_COST).unwrap();
+        let budget = Budget::new(128 << 20, 64, 2 * INPUT_COST, 0).unwrap();
         assert!(budget.workers < 64 && budget.workers > 8, "{budget:?}");
         assert!(budget.in_flight >= 6 * INPUT_COST);
         let total = PROCESS_LEN + TABLES_LEN + WORKER_LEN * budget.workers as u64 + budget.in_flight;
@@ -70,7 +72,7 @@ mod tests {
 
     #[test]
     fn too_little_memory_is_refused_with_the_amount_that_would_do() {
-        let error = Budget::new(48 << 20, 2, 2 * INPUT_COST).unwrap_err();
+        let error = Budget::new(48 << 20, 2, 2 * INPUT_COST, 0).unwrap_err();
         assert!(error.hint().unwrap().contains("--memory 67MiB"), "{error:?}");
     }
 }

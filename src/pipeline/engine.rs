@@ -77,14 +77,14 @@ impl Engine {
     ) -> Result<Self> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = options.workers.unwrap_or_else(cores).max(1);
-        let decode_len = match source {
-            Source::Random(plan) => plan.decode_len(),
-            Source::Stream(_) => 1,
+        let (decode_len, unpacking) = match source {
+            Source::Random(plan) => (plan.decode_len(), 0),
+            Source::Stream(stream) => (1, stream.memory()),
         };
         let probe = Recipe::new(writer, decode_len, checker.clone(), 1)?;
         let encoded_cost = if decode_len > 1 { ENCODED_LEN + INPUT_COST - CHUNK_LEN } else { 0 };
         let chunk_cost = INPUT_COST + encoded_cost + probe.output_cost();
-        let budget = Budget::new(options.memory, workers, chunk_cost)?;
+        let budget = Budget::new(options.memory, workers, chunk_cost, unpacking)?;
         let mut recipe = Recipe::new(writer, decode_len, checker, budget.workers)?;
         if let Some(content) = content_limit {
             recipe = recipe.limit_content(content);

@@ -7,7 +7,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -408,11 +408,10 @@ impl Journal {
             // The run that held the lock may have removed the file in between.
             let ours = file.metadata().map_err(|error| Error::io("look at the journal", path, error))?;
             match std::fs::metadata(path) {
-                Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => {
-                    return Ok(Self { file, path: path.to_owned(), found });
-                }
-                _ => {}
+                Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => {}
+                _ => continue,
             }
+            return Ok(Self { file, path: path.to_owned(), found });
         }
     }
 
@@ -420,6 +419,24 @@ impl Journal {
     /// very beginning.
     pub(crate) fn was_found(&self) -> bool {
         self.found
+    }
+
+    /// Whether it begins like a journal, as far as it goes: what is overwritten and removed should be
+    /// one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn begins_like_one(&self) -> Result<bool> {
+        let (mut start, mut len) = ([0; BEGINNING.len()], 0);
+        while len < start.len() {
+            match self.file.read_at(&mut start[len..], len as u64) {
+                Ok(0) => break,
+                Ok(read) => len += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io("read the journal", &self.path, error)),
+            }
+        }
+        Ok(start[..len] == BEGINNING[..len])
     }
 
     /// A second handle at the start of the file, for reading.
@@ -479,6 +496,9 @@ fn damaged(what: impl std::fmt::Display) -> Error {
 
 /// Version of the journal's format.
 pub(crate) const VERSION: u32 = 1;
+
+/// What every journal begins with.
+const BEGINNING: &[u8] = b"{\"record\":\"header\",";
 
 /// Bytes before a checkpoint that its checksum covers, at most.
 pub(crate) const TAIL_LEN: u64 = 64 << 10;

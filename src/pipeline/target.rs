@@ -10,11 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    journal::{Closed, Journal},
+    journal::{Closed, Header, Journal},
     manifest::{self, Head, ManifestWriter, Tail},
     process::Check,
     stages::ExpectedChecks as _,
@@ -72,6 +72,10 @@ impl TargetPaths {
             (beside(".partial"), beside(".partial.journal"), beside(".vmferry.jsonl"))
         };
         let journal = journal.map_or(default_journal, Path::to_owned);
+        if [output, &partial, &manifest].contains(&&*journal) {
+            return Err(Error::usage(format!("{} cannot be the journal too", journal.display()))
+                .with_hint("name another file with --journal"));
+        }
         Ok(Self { output: output.to_owned(), partial, journal, manifest, is_device, force })
     }
 
@@ -83,8 +87,9 @@ impl TargetPaths {
     /// Refuses what the user did not ask to overwrite.
     ///
     /// # Errors
-    /// The output or its manifest exists and there is no `force`.
-    pub(crate) fn check_free(&self, with_manifest: bool) -> Result<()> {
+    /// The output or its manifest exists and there is no `force`. A manifest counts even where none is
+    /// written: it would be taken for that of the new output.
+    pub(crate) fn check_free(&self) -> Result<()> {
         if self.force {
             return Ok(());
         }
@@ -95,7 +100,7 @@ impl TargetPaths {
             ))
             .with_hint("say --force if that is what you want"));
         }
-        for path in [Some(&self.output), with_manifest.then_some(&self.manifest)].into_iter().flatten() {
+        for path in [&self.output, &self.manifest] {
             if fs::symlink_metadata(path).is_ok() {
                 return Err(Error::refused(format!("{} exists", path.display()))
                     .with_hint("choose another name, or say --force to overwrite it"));
@@ -113,13 +118,15 @@ impl TargetPaths {
             return self.open_device();
         }
         let created = OpenOptions::new().read(true).write(true).create_new(true).open(&self.partial);
-        created.map_err(|error| match error.kind() {
+        let file = created.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
                 Error::refused(format!("{} is in the way", self.partial.display()))
                     .with_hint("it belongs to no journal: remove it, or say --restart")
             }
             _ => Error::io("create", &self.partial, error),
-        })
+        })?;
+        self.hold(&file)?;
+        Ok(file)
     }
 
     /// Opens the partial output of an earlier run.
@@ -131,8 +138,23 @@ impl TargetPaths {
             return self.open_device();
         }
         let opened = OpenOptions::new().read(true).write(true).custom_flags(NOFOLLOW).open(&self.partial);
-        opened
-            .map_err(|error| Error::io("open", &self.partial, error).with_hint("start again with --restart"))
+        let file = opened.map_err(|error| {
+            Error::io("open", &self.partial, error).with_hint("start again with --restart")
+        })?;
+        self.hold(&file)?;
+        Ok(file)
+    }
+
+    /// Locks the partial output, as long as it is open: a run with another journal must not touch it.
+    fn hold(&self, file: &File) -> Result<()> {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(Error::refused(format!("{} is in use by another run", self.partial.display()))
+                    .with_hint("wait for that run to end, or choose another output"))
+            }
+            // Where files cannot be locked, the journal's lock must do.
+            _ => Ok(()),
+        }
     }
 
     fn open_device(&self) -> Result<File> {
@@ -148,10 +170,13 @@ impl TargetPaths {
     /// Removes what an earlier run left, on the user's word.
     ///
     /// # Errors
-    /// It cannot be removed.
+    /// Another run is writing it, or it cannot be removed.
     pub(crate) fn discard(&self) -> Result<()> {
         if self.is_device {
             return Ok(());
+        }
+        if let Ok(file) = OpenOptions::new().read(true).custom_flags(NOFOLLOW).open(&self.partial) {
+            self.hold(&file)?;
         }
         match fs::remove_file(&self.partial) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -189,6 +214,36 @@ impl TargetPaths {
         Ok(())
     }
 
+    /// Where the image is that a run made completely: still the partial output, or the output, if that
+    /// run was killed behind the rename.
+    ///
+    /// # Errors
+    /// It is in neither place; what has its name there is another file.
+    pub(crate) fn made(&self, header: &Header, closed: &Closed) -> Result<&Path> {
+        if self.is_device {
+            return Ok(&self.output);
+        }
+        for path in [&self.partial, &self.output] {
+            match fs::symlink_metadata(path) {
+                Ok(found)
+                    if (found.dev(), found.ino()) == (header.device, header.inode)
+                        && found.len() == closed.output_size =>
+                {
+                    return Ok(path);
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io("look at", path, error));
+                }
+                _ => {}
+            }
+        }
+        Err(Error::refused(format!(
+            "the image that was made is gone: {} is not the file that was written",
+            self.partial.display()
+        ))
+        .with_hint("if it was moved elsewhere, it is complete; start again with --restart"))
+    }
+
     /// The steps behind the closing record: rename, manifest, directory, journal. Each may have
     /// been done by a run that was killed in between.
     ///
@@ -197,15 +252,19 @@ impl TargetPaths {
     pub(crate) fn complete(
         &self,
         journal: Journal,
+        header: &Header,
         closed: &Closed,
         head: Option<&Head>,
     ) -> Result<Option<PathBuf>> {
-        if !self.is_device && fs::symlink_metadata(&self.partial).is_ok() {
+        if self.made(header, closed)? == self.partial && !self.is_device {
             self.rename(&self.partial, &self.output)?;
         }
         let manifest = match head {
             Some(head) => Some(self.write_manifest(&journal, head, closed)?),
-            None => None,
+            None => {
+                self.remove_stale_manifest()?;
+                None
+            }
         };
         self.sync_directory()?;
         journal.remove()?;
@@ -231,6 +290,19 @@ impl TargetPaths {
                 linked.map_err(|error| Error::io("give its final name to", from, error))
             }
             Err(error) => Err(Error::io("give its final name to", from, error.into())),
+        }
+    }
+
+    /// Removes the manifest of what was overwritten: it is not true of the new output.
+    fn remove_stale_manifest(&self) -> Result<()> {
+        if !self.force {
+            return Ok(());
+        }
+        match fs::remove_file(&self.manifest) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &self.manifest, error))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -182,6 +182,11 @@ pub trait ByteStream: Send + 'static {
 
     /// Bytes of the encoded source (compressed file, HTTP body) taken so far.
     fn bytes_read(&self) -> u64;
+
+    /// Bytes of memory that unpacking may take beside the buffers it is given.
+    fn memory(&self) -> u64 {
+        0
+    }
 }
 
 /// A disk, ready to be read.

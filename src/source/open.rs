@@ -32,6 +32,9 @@ pub struct SourceOptions {
     pub allow_backing: Option<PathBuf>,
     /// How URLs are fetched.
     pub http: HttpOptions,
+    /// Resident memory of the process in bytes, of which a zstd stream may ask for a quarter; `None` =
+    /// 128 MiB.
+    pub memory: Option<u64>,
 }
 
 /// The formats a source may have.
@@ -160,8 +163,10 @@ async fn open_url(location: &str, options: &SourceOptions) -> Result<OpenedSourc
         Found::Store { store, head } => open_http_store(store, &head, options).await,
         Found::Stream(stream) => {
             refuse_unordered(options.format, stream.name())?;
-            let raw_link =
-                if options.size.is_none() { http::announced_by_raw_link(&stream).await } else { None };
+            let raw_link = match options.size {
+                None => stream.announced_by_raw_link().await?,
+                Some(_) => None,
+            };
             let announced = Announced::Http { body: stream.size(), raw_link };
             open_stream(Box::new(stream.into_input()), options, announced).await
         }
@@ -192,9 +197,13 @@ async fn open_http_store(store: HttpStore, head: &[u8], options: &SourceOptions)
     match choose(options.format, detect(head, tail.as_deref().unwrap_or_default()), &rest)? {
         SourceFormat::Image(format) => open_store(format, bytes, None, options).await,
         SourceFormat::Gzip | SourceFormat::Zstd => {
+            // The compressed bytes are complete when the last range is; what was packed may not be.
+            let raw_link = match options.size {
+                None => store.announced_by_raw_link().await?,
+                Some(_) => None,
+            };
             let input = HttpInput::ranges(store, 0)?;
-            // The compressed bytes are complete when the last range is.
-            open_stream(Box::new(input), options, Announced::Nothing).await
+            open_stream(Box::new(input), options, Announced::Http { body: None, raw_link }).await
         }
     }
 }
@@ -276,6 +285,9 @@ async fn open_stream(
                     Announced::Nothing => None,
                 };
                 if matches!(announced, Announced::Http { .. }) && options.size.or(raw_link).is_none() {
+                    if options.http.token_file.is_some() {
+                        return Err(unproven(&name));
+                    }
                     tracing::warn!(
                         source = %name,
                         "the length of the disk is not known: an export whose disk cannot be read to its end sends a \
@@ -284,13 +296,24 @@ async fn open_stream(
                 }
                 open_packed(DiskStream::new(input, Gzip::default(), options.size.or(raw_link)), format)?
             }
-            SourceFormat::Zstd => open_packed(DiskStream::new(input, Zstd::new()?, options.size), format)?,
+            SourceFormat::Zstd => open_packed(DiskStream::new(input, Zstd::new(options.memory)?, options.size), format)?,
             SourceFormat::Image(Format::Vmdk) => vmdk_stream(input, options.size)?,
             SourceFormat::Image(_) => return Err(unordered(&name, format)),
         };
         Ok(OpenedSource { name, format, info: None, source: Source::Stream(stream) })
     })
     .await
+}
+
+/// An export's compressed stream proves nothing about its end.
+fn unproven(name: &str) -> Error {
+    Error::refused(format!(
+        "{name} is compressed, and there is no raw link beside it that tells how long the disk is"
+    ))
+    .with_hint(
+        "an export whose disk cannot be read to its end sends a shorter stream that looks complete: take the raw \
+         link, or state the length with --source-size",
+    )
 }
 
 fn agree(name: &str, given: Option<u64>, announced: Option<u64>) -> Result<()> {

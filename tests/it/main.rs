@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; a failed one panics")]
 
 mod documents;
+mod endings;
 mod judges;
 mod kill;
 mod memory;

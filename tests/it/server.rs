@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub(crate) breaks: AtomicUsize,
     /// GETs answered with 503, from now on.
     pub(crate) unavailable: AtomicUsize,
+    /// HEADs of disks answered with 503, from now on.
+    pub(crate) unavailable_heads: AtomicUsize,
     /// The first range of the disk waits until this is false.
     pub(crate) first_stalls: AtomicBool,
     /// GETs of bodies so far.
@@ -129,6 +131,7 @@ fn answer(stream: &mut (impl Read + Write), state: &State, head: &str) -> std::i
         _ if header("x-kubevirt-export-token") != Some(TOKEN) => Some("401 Unauthorized"),
         None => Some("404 Not Found"),
         Some(_) if method == "HEAD" && path.ends_with(".gz") => Some("400 Bad Request"),
+        Some(_) if method == "HEAD" && take_one(&state.unavailable_heads) => Some("503 Service Unavailable"),
         Some(_) if method == "GET" && take_one(&state.unavailable) => Some("503 Service Unavailable"),
         Some(_) => None,
     };

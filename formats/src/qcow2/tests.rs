@@ -333,7 +333,6 @@ fn an_encoder_answers_the_same_whatever_came_before() {
         |compression| Qcow2Writer::new(&options(16, compression), None).unwrap().encoder_identity();
     assert_eq!(identity(Compression::None), "none");
     assert!(
-        identity(Compression::Zstd).starts_with("zstd/1.")
-            && identity(Compression::Zstd).ends_with("/fast")
+        identity(Compression::Zstd).starts_with("zstd/1.") && identity(Compression::Zstd).ends_with("/fast")
     );
 }

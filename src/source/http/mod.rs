@@ -41,7 +41,7 @@ pub use self::{
 pub(super) use self::{
     export::open_export,
     input::HttpInput,
-    probe::{Found, announced_by_raw_link, probe},
+    probe::{Found, probe},
 };
 use super::{BoxFuture, ByteStore, ReadRange, SourceIdentity, num::to_u64};
 use crate::{
@@ -125,6 +125,14 @@ impl HttpStore {
             None => connection.client().name().to_owned(),
         };
         Self { connection, name, size, validators, connections, permits: Semaphore::new(connections) }
+    }
+
+    /// Length of the disk that is compressed here, by the raw link beside it; `None` = there is none.
+    ///
+    /// # Errors
+    /// The server does not say.
+    pub(super) async fn announced_by_raw_link(&self) -> Result<Option<u64>> {
+        probe::announced_by_raw_link(&self.connection.client()).await
     }
 
     /// Fetches `out.len()` bytes from `offset` on, however often the connection breaks.

@@ -56,6 +56,14 @@ impl Stream {
         self.client.identity(self.size, &self.validators)
     }
 
+    /// Length of the disk that comes compressed, by the raw link beside it.
+    ///
+    /// # Errors
+    /// As for [`HttpStore::announced_by_raw_link`].
+    pub(in crate::source) async fn announced_by_raw_link(&self) -> Result<Option<u64>> {
+        announced_by_raw_link(&self.client).await
+    }
+
     /// The body, as it comes.
     pub(in crate::source) fn into_input(self) -> HttpInput {
         let identity = self.identity();
@@ -163,15 +171,33 @@ async fn look(client: &Client, head: Option<&Head>) -> Result<Looked, client::Tr
 /// The true length of the disk in the compressed stream: what the raw link beside it announces, the
 /// same path without `.gz`. It is the only proof of completeness for an export, whose compressed
 /// stream ends properly when reading the disk fails.
-pub(in crate::source) async fn announced_by_raw_link(stream: &Stream) -> Option<u64> {
-    let client = &stream.client;
+///
+/// # Errors
+/// The server did not say whether there is such a link: that is no answer to go on without.
+pub(super) async fn announced_by_raw_link(client: &Client) -> Result<Option<u64>> {
     let mut url = client.url().clone();
-    let path = url.path().strip_suffix(".gz")?.to_owned();
+    let Some(path) = url.path().strip_suffix(".gz").map(str::to_owned) else { return Ok(None) };
     url.set_path(&path);
-    let response = client.head(&url).await.ok().filter(|response| response.status().is_success())?;
-    // Exports say so; a page that says 'not found' with status 200 does not.
-    header_text(&response, &header::ACCEPT_RANGES).filter(|ranges| ranges.trim() == "bytes")?;
-    header_text(&response, &header::CONTENT_LENGTH)?.parse().ok()
+    let mut retry = Retry::within(client, 2, client.retry_for().min(PROBE_FOR));
+    loop {
+        let trouble = match client.head(&url).await {
+            Ok(response) if matches!(response.status().as_u16(), 400 | 401 | 403..=405 | 410 | 501) => {
+                return Ok(None);
+            }
+            Ok(response) => match client.judge(response) {
+                // Exports say so; a page that says 'not found' with status 200 does not.
+                Ok(response) => {
+                    let ranges = header_text(&response, &header::ACCEPT_RANGES);
+                    let len = header_text(&response, &header::CONTENT_LENGTH);
+                    let is_disk = ranges.is_some_and(|ranges| ranges.trim() == "bytes");
+                    return Ok(len.filter(|_| is_disk).and_then(|len| len.parse().ok()));
+                }
+                Err(trouble) => trouble,
+            },
+            Err(trouble) => trouble,
+        };
+        retry.wait(trouble).await?;
+    }
 }
 
 /// The first contact is tried for so long at most.

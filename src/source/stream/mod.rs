@@ -30,6 +30,11 @@ pub(super) trait Unpack: Send + 'static {
     /// Fills `out`. Fewer bytes are the end of the disk: of a stream that is complete and after
     /// which nothing follows.
     fn unpack(&mut self, input: &mut dyn Input, out: &mut [u8]) -> Result<usize>;
+
+    /// Bytes of memory that it may take.
+    fn memory(&self) -> u64 {
+        0
+    }
 }
 
 /// A disk that is unpacked while it is read.
@@ -141,6 +146,10 @@ impl<U: Unpack> ByteStream for DiskStream<U> {
 
     fn bytes_read(&self) -> u64 {
         self.input.taken()
+    }
+
+    fn memory(&self) -> u64 {
+        self.unpack.memory()
     }
 }
 

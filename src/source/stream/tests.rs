@@ -91,7 +91,7 @@ fn short_and_long_streams_name_both_sizes() {
             let errors = [
                 drain(&mut DiskStream::new(pipe(&disk), Raw, Some(size)), step).unwrap_err(),
                 drain(&mut DiskStream::new(pipe(&packed), Gzip::default(), Some(size)), step).unwrap_err(),
-                drain(&mut DiskStream::new(pipe(&zst(&disk)), Zstd::new().unwrap(), Some(size)), step)
+                drain(&mut DiskStream::new(pipe(&zst(&disk)), Zstd::new(None).unwrap(), Some(size)), step)
                     .unwrap_err(),
             ];
             for error in errors {
@@ -117,7 +117,7 @@ fn members_and_frames_follow_each_other() {
             assert_eq!(stream.peek(512).unwrap(), &disk[..512]);
             assert_eq!(drain(&mut stream, step).unwrap(), disk);
             assert_eq!(stream.bytes_read(), to_u64(members.len()));
-            let mut stream = DiskStream::new(pipe(&frames), Zstd::new().unwrap(), size);
+            let mut stream = DiskStream::new(pipe(&frames), Zstd::new(None).unwrap(), size);
             assert_eq!(drain(&mut stream, step).unwrap(), disk);
             assert_eq!(stream.bytes_read(), to_u64(frames.len()));
         }
@@ -132,11 +132,11 @@ fn an_empty_disk_is_a_disk_but_an_empty_stream_is_not() {
         Vec::<u8>::new()
     );
     assert_eq!(
-        drain(&mut DiskStream::new(pipe(&zst(&[])), Zstd::new().unwrap(), None), 10).unwrap(),
+        drain(&mut DiskStream::new(pipe(&zst(&[])), Zstd::new(None).unwrap(), None), 10).unwrap(),
         Vec::<u8>::new()
     );
     assert!(drain(&mut DiskStream::new(pipe(&[]), Gzip::default(), None), 10).is_err());
-    assert!(drain(&mut DiskStream::new(pipe(&[]), Zstd::new().unwrap(), None), 10).is_err());
+    assert!(drain(&mut DiskStream::new(pipe(&[]), Zstd::new(None).unwrap(), None), 10).is_err());
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_cut_is_an_error_wherever_it_is() {
             let size = (cut % 2 == 0).then_some(20_000);
             let error = match format {
                 "gzip" => drain(&mut DiskStream::new(input, Gzip::default(), size), 4096),
-                _ => drain(&mut DiskStream::new(input, Zstd::new().unwrap(), size), 4096),
+                _ => drain(&mut DiskStream::new(input, Zstd::new(None).unwrap(), size), 4096),
             }
             .unwrap_err();
             assert!(error.to_string().contains("cut short"), "{format}, {cut} bytes missing: {error}");
@@ -169,11 +169,11 @@ fn damage_is_an_error() {
     let mut packed = zst(&disk);
     let checksum = packed.len() - 1;
     packed[checksum] ^= 1;
-    let error = drain(&mut DiskStream::new(pipe(&packed), Zstd::new().unwrap(), None), 4096).unwrap_err();
+    let error = drain(&mut DiskStream::new(pipe(&packed), Zstd::new(None).unwrap(), None), 4096).unwrap_err();
     assert!(error.to_string().contains("not a valid zstd stream"), "{error}");
     let mut packed = zst(&disk);
     packed.extend(b"trailing noise");
-    assert!(drain(&mut DiskStream::new(pipe(&packed), Zstd::new().unwrap(), None), 4096).is_err());
+    assert!(drain(&mut DiskStream::new(pipe(&packed), Zstd::new(None).unwrap(), None), 4096).is_err());
 }
 
 #[test]
