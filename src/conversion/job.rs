@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -166,8 +165,7 @@ impl<'a> FileJob<'a> {
                 return Err(error);
             }
         };
-        let found = file.metadata().map_err(|error| Error::io("look at", &paths.partial, error))?;
-        (self.header.device, self.header.inode) = (found.dev(), found.ino());
+        (self.header.device, self.header.inode) = paths.identity_of(&file)?;
         journal.truncate(0)?;
         journal.append([Record::Header(Box::new(self.header.clone()))])?;
         paths.sync_directory()?;
@@ -194,11 +192,10 @@ impl<'a> FileJob<'a> {
         else {
             return Ok(());
         };
-        let path = &self.paths.output;
-        let room = io::Seek::seek(&mut &*file, io::SeekFrom::End(0));
-        let room = room.map_err(|error| Error::io("find the size of", path, error))?;
+        let (_, room) = self.paths.identity_of(file)?;
         if size > room {
-            let message = format!("{} holds {room} bytes, and the disk has {size}", path.display());
+            let output = self.paths.output.display();
+            let message = format!("{output} holds {room} bytes, and the disk has {size}");
             return Err(Error::refused(message).with_hint("use a larger device"));
         }
         Ok(())
@@ -225,6 +222,9 @@ impl<'a> FileJob<'a> {
         mut writer: Box<dyn FormatWriter>,
     ) -> Result<Begin> {
         let point = summary.checkpoint.clone().ok_or_else(|| Error::failed("there is no durable point"))?;
+        if self.paths.is_device {
+            self.paths.check_free()?;
+        }
         let file = self.paths.reopen()?;
         resume::check_partial(summary, &file, &self.paths)?;
         let mut tree = Tree::new(self.conversion.options.digest, self.header.size);
@@ -479,7 +479,11 @@ impl<'a> FileJob<'a> {
         if is_once_only(source) {
             return error.with_further_hint(format!("{partial} cannot be completed, because the source cannot be read again: give the whole stream and say --restart"));
         }
-        error.with_further_hint(format!("{partial} is kept: run the same command again to go on where it stopped, or with --restart to begin anew"))
+        let journal = match self.paths.is_device {
+            true => format!(" (its journal is {})", self.paths.journal.display()),
+            false => String::new(),
+        };
+        error.with_further_hint(format!("{partial} is kept{journal}: run the same command again to go on where it stopped, or with --restart to begin anew"))
     }
 }
 

@@ -233,7 +233,7 @@ impl Conversion {
         let memory = Some(self.options.memory);
         let source = SourceOptions { memory, ..self.options.source.clone() };
         let opening = self.source.open(&source, self.goes_on()?);
-        let opened = self.unless_cancelled(opening).await?;
+        let opened = Box::pin(self.unless_cancelled(opening)).await?;
         // Boxed: these futures are large, and callers keep them on small stacks.
         let report = match &self.target {
             Target::Path(path) => Box::pin(self.to_path(path.clone(), opened, started)).await,

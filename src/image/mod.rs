@@ -21,6 +21,7 @@ use crate::{
         manifest::{Manifest, ManifestReader},
         progress::{Phase, Progress},
         stages::{DigestStage, Tree, VerifyStage},
+        target::TargetPaths,
     },
     source::{self, Source, SourceFormat, SourceOptions},
 };
@@ -217,8 +218,13 @@ async fn compare(location: &str, manifest: Option<PathBuf>, options: &ReadOption
     })
 }
 
-/// The manifest that stands beside an image.
+/// The manifest that stands beside an image; that of a device has no place there.
 fn beside(image: &Path) -> PathBuf {
+    if let Ok(paths) = TargetPaths::new(image, None, true)
+        && paths.is_device
+    {
+        return paths.manifest;
+    }
     let mut name = image.as_os_str().to_owned();
     name.push(".vmferry.jsonl");
     PathBuf::from(name)

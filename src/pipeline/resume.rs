@@ -1,7 +1,7 @@
 //! Proving that an interrupted run can be taken up: same parameters, same partial output, same
 //! source.
 
-use std::{collections::BinaryHeap, fs::File, os::unix::fs::MetadataExt as _};
+use std::{collections::BinaryHeap, fs::File};
 
 use super::{
     engine::Engine,
@@ -66,11 +66,11 @@ pub(crate) fn check_partial(summary: &Summary, file: &File, paths: &TargetPaths)
         Err(Error::refused(format!("{} is not what the journal describes: {why}", paths.partial.display()))
             .with_hint("start again with --restart"))
     };
-    let found = file.metadata().map_err(|error| Error::io("look at", &paths.partial, error))?;
     let Some(point) = &summary.checkpoint else { return Ok(()) };
-    if (found.dev(), found.ino()) != (summary.header.device, summary.header.inode) {
-        return refused("it is another file".into());
+    if paths.identity_of(file)? != (summary.header.device, summary.header.inode) {
+        return refused(if paths.is_device { "it is another device" } else { "it is another file" }.into());
     }
+    let found = file.metadata().map_err(|error| Error::io("look at", &paths.partial, error))?;
     if !paths.is_device && found.len() < point.out {
         return refused(format!("it has {} bytes, {} were durable", found.len(), point.out));
     }

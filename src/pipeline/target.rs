@@ -65,13 +65,24 @@ impl TargetPaths {
             name.push(suffix);
             output.with_file_name(name)
         };
-        let in_state = |suffix: &str| state_file(output, suffix);
-        let (partial, default_journal, manifest) = if is_device {
-            (output.to_owned(), in_state(".journal")?, in_state(".vmferry.jsonl")?)
-        } else {
-            (beside(".partial"), beside(".partial.journal"), beside(".vmferry.jsonl"))
+        let (partial, journal, manifest) = match (is_device, journal) {
+            (false, journal) => {
+                let journal = journal.map_or_else(|| beside(".partial.journal"), Path::to_owned);
+                (beside(".partial"), journal, beside(".vmferry.jsonl"))
+            }
+            (true, None) => {
+                (output.to_owned(), state_file(output, ".journal")?, state_file(output, ".vmferry.jsonl")?)
+            }
+            // Where there is no directory for state, the manifest goes beside the journal.
+            (true, Some(journal)) => {
+                let manifest = state_file(output, ".vmferry.jsonl").unwrap_or_else(|_| {
+                    let mut name = journal.as_os_str().to_owned();
+                    name.push(".vmferry.jsonl");
+                    name.into()
+                });
+                (output.to_owned(), journal.to_owned(), manifest)
+            }
         };
-        let journal = journal.map_or(default_journal, Path::to_owned);
         if [output, &partial, &manifest].contains(&&*journal) {
             return Err(Error::usage(format!("{} cannot be the journal too", journal.display()))
                 .with_hint("name another file with --journal"));
@@ -165,6 +176,21 @@ impl TargetPaths {
                 .with_hint("unmount it, or stop what uses it"),
             _ => Error::io("open", &self.output, error),
         })
+    }
+
+    /// What tells the output from another file: device and inode, or device number and length of a
+    /// block device.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub(crate) fn identity_of(&self, file: &File) -> Result<(u64, u64)> {
+        let found = file.metadata().map_err(|error| Error::io("look at", &self.partial, error))?;
+        if !self.is_device {
+            return Ok((found.dev(), found.ino()));
+        }
+        let len = io::Seek::seek(&mut &*file, io::SeekFrom::End(0));
+        let len = len.map_err(|error| Error::io("find the size of", &self.partial, error))?;
+        Ok((found.rdev(), len))
     }
 
     /// Removes what an earlier run left, on the user's word.

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use vmferry_formats::testkit::{self, Rng};
 
 use crate::support::{
-    KINDS, have, have_root, listing, make_disk, read, run, scratch, tool, vmferry, wait_for,
+    KINDS, have, have_root, listing, make_disk, read, run, scratch, tool, vmferry, wait_for, write_sparse,
 };
 
 #[test]
@@ -308,12 +308,34 @@ fn a_block_device_takes_raw_and_qcow2_and_hides_what_it_held() {
     assert!(refused.stderr.contains("--force"), "{}", refused.stderr);
     assert!(read(&backing).iter().all(|&byte| byte == 0xee), "nothing was written");
     convert(&["-O", "vmdk", "--force"]).expect(5);
+    // A disk that does not fit is found before anything is overwritten.
+    write_sparse(&source, &[disk.clone(), vec![1; 8 << 20]].concat());
+    let refused = convert(&["-O", "raw", "--force"]).expect(5);
+    assert!(refused.stderr.contains("larger device"), "{}", refused.stderr);
+    assert!(read(&backing).iter().all(|&byte| byte == 0xee), "nothing was written");
+    write_sparse(&source, &disk);
     convert(&["-O", "raw", "--force"]).expect(0);
+    let verify = || {
+        let output = vmferry(["verify", "-q", &device]).env("XDG_STATE_HOME", &state).output().unwrap();
+        crate::support::Finished::from(output)
+    };
+    verify().expect(0);
     let held = read(&backing);
     assert!(held[..disk.len()] == disk[..]);
     assert!(held[disk.len()..].iter().all(|&byte| byte == 0), "stale bytes behind the disk");
     fs::write(&backing, vec![0xdd; 16 << 20]).unwrap();
     tool("losetup", ["-c", &device]);
+    verify().expect(3);
+    // Without a directory for state, the journal and the manifest go where the user says.
+    let journal = directory.path().join("journal");
+    let alone = vmferry(["convert", "-q", "--force", "-O", "raw", "--journal", journal.to_str().unwrap()])
+        .args([source.to_str().unwrap(), &device])
+        .env_remove("XDG_STATE_HOME")
+        .env_remove("HOME")
+        .output()
+        .unwrap();
+    assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
+    assert!(directory.path().join("journal.vmferry.jsonl").exists() && !journal.exists());
     convert(&["-O", "qcow2", "--force"]).expect(0);
     if have("qemu-img") {
         tool("qemu-img", ["compare", "-q", "-f", "raw", "-F", "qcow2", source.to_str().unwrap(), &device]);
