@@ -1,0 +1,191 @@
+//! Defaults and refusals: what the schemas, the built-in kinds and KubeVirt's webhooks do to objects.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde_json::{Value, json};
+
+use super::Call;
+use crate::{refusal::Refusal, store, world::State};
+
+const EXPORT_WEBHOOK: &str = "virtualmachineexport-validator.export.kubevirt.io";
+const SNAPSHOT_WEBHOOK: &str = "virtualmachinesnapshot-validator.snapshot.kubevirt.io";
+const RESTORE_WEBHOOK: &str = "virtualmachinerestore-validator.snapshot.kubevirt.io";
+const MIGRATION_WEBHOOK: &str = "migration-create-validator.kubevirt.io";
+
+/// Fields that the schema of an export does not know: refused, told, or dropped, as the request says.
+pub(super) fn fields(call: &Call<'_>, object: &mut Value) -> Result<Vec<String>, Refusal> {
+    if call.resource.plural != "virtualmachineexports" {
+        return Ok(Vec::new());
+    }
+    let mut unknown = Vec::new();
+    let mut prune = |path: &str, value: &mut Value, known: &[&str]| {
+        let Some(fields) = value.as_object_mut() else { return };
+        fields.retain(|name, _| {
+            let is_known = known.contains(&name.as_str());
+            if !is_known {
+                unknown.push(format!("unknown field \"{path}{name}\""));
+            }
+            is_known
+        });
+    };
+    prune("", object, &["apiVersion", "kind", "metadata", "spec", "status"]);
+    prune("spec.", &mut object["spec"], &["source", "tokenSecretRef", "ttlDuration"]);
+    if object["spec"]["source"].is_object() {
+        prune("spec.source.", &mut object["spec"]["source"], &["apiGroup", "kind", "name"]);
+    }
+    match call.query.first("fieldValidation") {
+        Some("Strict") if !unknown.is_empty() => Err(Refusal::bad_request(format!(
+            "{kind} in version \"{}\" cannot be handled as a {kind}: strict decoding error: {}",
+            call.resource.version,
+            unknown.join(", "),
+            kind = call.resource.kind,
+        ))),
+        Some("Ignore") => Ok(Vec::new()),
+        _ => Ok(unknown),
+    }
+}
+
+/// What happens to a new object before it is stored.
+pub(super) fn create(call: &Call<'_>, state: &mut State, object: &mut Value) -> Result<(), Refusal> {
+    let config = &call.world.config;
+    match call.resource.plural.as_str() {
+        "virtualmachineexports" => {
+            if !config.at_least(9) && !config.export_gate {
+                return Err(Refusal::denied(EXPORT_WEBHOOK, "vm export feature gate not enabled"));
+            }
+            check_export_source(&object["spec"]["source"])
+        }
+        "virtualmachinesnapshots" => check_snapshot_source(&object["spec"]["source"]),
+        "virtualmachinerestores" => {
+            check_restore_target(&object["spec"]["target"])?;
+            if config.at_least(5) && object["spec"]["targetReadinessPolicy"].is_null() {
+                object["spec"]["targetReadinessPolicy"] = "WaitGracePeriod".into();
+            }
+            Ok(())
+        }
+        "virtualmachineinstancemigrations" => {
+            let (namespace, name) = (store::namespace(object), object["spec"]["vmiName"].as_str());
+            let name = name.unwrap_or_default();
+            if state.store.get("kubevirt.io/virtualmachineinstances", namespace, name).is_none() {
+                let message = format!("the VMI \"{namespace}/{name}\" does not exist");
+                return Err(Refusal::denied(MIGRATION_WEBHOOK, &message));
+            }
+            Ok(())
+        }
+        "virtualmachines" => {
+            default_vm(object, state);
+            Ok(())
+        }
+        "persistentvolumeclaims" => {
+            default_claim(object);
+            Ok(())
+        }
+        "secrets" => {
+            default_secret(object);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What happens to a change before it is stored.
+pub(super) fn update(call: &Call<'_>, before: &Value, after: &mut Value) -> Result<(), Refusal> {
+    match call.resource.plural.as_str() {
+        "virtualmachineexports" if before["spec"] != after["spec"] => {
+            Err(Refusal::denied_field(EXPORT_WEBHOOK, "spec", "spec in immutable after creation"))
+        }
+        "virtualmachinesnapshots" if before["spec"] != after["spec"] => {
+            Err(Refusal::denied_field(SNAPSHOT_WEBHOOK, "spec", "spec in immutable after creation"))
+        }
+        "secrets" => {
+            default_secret(after);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_export_source(source: &Value) -> Result<(), Refusal> {
+    let group = source["apiGroup"].as_str().unwrap_or_default();
+    let expected = match source["kind"].as_str().unwrap_or_default() {
+        "PersistentVolumeClaim" if group.is_empty() => return Ok(()),
+        "PersistentVolumeClaim" => {
+            let message = "PVC API group must be missing or blank";
+            return Err(Refusal::denied_field(EXPORT_WEBHOOK, "spec.source.APIGroup", message));
+        }
+        "VirtualMachine" => ("VM", "kubevirt.io"),
+        "VirtualMachineSnapshot" => ("VMSnapshot", "snapshot.kubevirt.io"),
+        _ => return Err(Refusal::denied_field(EXPORT_WEBHOOK, "spec.source.kind", "invalid kind")),
+    };
+    if group == expected.1 {
+        return Ok(());
+    }
+    let message = format!("{} API group must be {}", expected.0, expected.1);
+    Err(Refusal::denied_field(EXPORT_WEBHOOK, "spec.source.APIGroup", &message))
+}
+
+fn check_snapshot_source(source: &Value) -> Result<(), Refusal> {
+    if source["apiGroup"] != "kubevirt.io" {
+        return Err(Refusal::denied_field(SNAPSHOT_WEBHOOK, "spec.source.apiGroup", "invalid apiGroup"));
+    }
+    if source["kind"] != "VirtualMachine" {
+        return Err(Refusal::denied_field(SNAPSHOT_WEBHOOK, "spec.source.kind", "invalid kind"));
+    }
+    Ok(())
+}
+
+fn check_restore_target(target: &Value) -> Result<(), Refusal> {
+    if target["apiGroup"] != "kubevirt.io" {
+        return Err(Refusal::denied_field(RESTORE_WEBHOOK, "spec.target.apiGroup", "invalid apiGroup"));
+    }
+    if target["kind"] != "VirtualMachine" {
+        return Err(Refusal::denied_field(RESTORE_WEBHOOK, "spec.target.kind", "invalid kind"));
+    }
+    Ok(())
+}
+
+/// What the webhook and the controller put into a VM.
+pub(crate) fn default_vm(vm: &mut Value, state: &mut State) {
+    let annotations = &mut vm["metadata"]["annotations"];
+    annotations["kubevirt.io/latest-observed-api-version"] = "v1".into();
+    annotations["kubevirt.io/storage-observed-api-version"] = "v1".into();
+    if vm["metadata"]["finalizers"].is_null() {
+        vm["metadata"]["finalizers"] = json!(["kubevirt.io/virtualMachineControllerFinalize"]);
+    }
+    let template = &mut vm["spec"]["template"];
+    template["metadata"]["annotations"]["kubevirt.io/pci-topology-version"] = "v3".into();
+    let spec = &mut template["spec"];
+    let default = |place: &mut Value, value: Value| {
+        if place.is_null() {
+            *place = value;
+        }
+    };
+    default(&mut spec["architecture"], "amd64".into());
+    let domain = &mut spec["domain"];
+    default(&mut domain["resources"], json!({}));
+    default(&mut domain["machine"]["type"], "q35".into());
+    default(&mut domain["firmware"]["uuid"], state.rng.uid().into());
+    default(&mut domain["firmware"]["serial"], state.rng.uid().into());
+}
+
+fn default_claim(claim: &mut Value) {
+    if claim["metadata"]["finalizers"].is_null() {
+        claim["metadata"]["finalizers"] = json!(["kubernetes.io/pvc-protection"]);
+    }
+    if claim["spec"]["volumeMode"].is_null() {
+        claim["spec"]["volumeMode"] = "Filesystem".into();
+    }
+    if claim["spec"]["storageClassName"].is_null() {
+        claim["spec"]["storageClassName"] = crate::world::LOCAL_CLASS.into();
+    }
+    claim["status"] = json!({"phase": "Pending"});
+}
+
+fn default_secret(secret: &mut Value) {
+    if secret["type"].is_null() {
+        secret["type"] = "Opaque".into();
+    }
+    let Some(text) = secret.as_object_mut().and_then(|fields| fields.remove("stringData")) else { return };
+    for (key, value) in text.as_object().into_iter().flatten() {
+        secret["data"][key] = BASE64.encode(value.as_str().unwrap_or_default()).into();
+    }
+}

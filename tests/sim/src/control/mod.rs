@@ -1,0 +1,46 @@
+//! The controllers: after each change, and every now and then, each takes one step.
+//!
+//! A step changes an object by one state at most, so that watches see what they see on a real cluster.
+
+pub(crate) mod actions;
+mod claims;
+mod export;
+mod garbage;
+mod kubelet;
+pub(crate) mod links;
+mod restore;
+mod snapshot;
+mod source;
+pub(crate) mod vm;
+
+use std::{sync::Arc, time::Duration};
+
+use crate::world::World;
+
+/// How long the controllers rest when nothing happens.
+const IDLE: Duration = Duration::from_millis(50);
+
+/// Runs all controllers until the future is dropped.
+pub(crate) async fn run(world: Arc<World>) {
+    let mut changes = world.subscribe();
+    loop {
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(IDLE) => {}
+        }
+        tokio::time::sleep(world.config.delay).await;
+        changes.mark_unchanged();
+        step(&world);
+    }
+}
+
+/// One step of each controller.
+fn step(world: &World) {
+    world.change(|state| garbage::step(state));
+    world.change(|state| claims::step(world, state));
+    world.change(|state| vm::step(world, state));
+    world.change(|state| snapshot::step(world, state));
+    world.change(|state| restore::step(world, state));
+    world.change(|state| export::step(world, state));
+    world.change(|state| kubelet::step(world, state));
+}

@@ -1,0 +1,145 @@
+//! The restore controller: claims from a snapshot, and the VM that has them.
+
+use serde_json::{Value, json};
+
+use super::{
+    snapshot::{condition, keep_times},
+    source,
+};
+use crate::{
+    clock,
+    store::{self, Key},
+    world::{State, World},
+};
+
+const RESTORES: &str = "snapshot.kubevirt.io/virtualmachinerestores";
+const VMS: &str = "kubevirt.io/virtualmachines";
+
+pub(super) fn step(world: &World, state: &mut State) {
+    let restores: Vec<(Key, Value)> = state
+        .store
+        .list(RESTORES, None)
+        .filter(|(_, restore)| {
+            restore["status"]["complete"] != true && restore["metadata"]["deletionTimestamp"].is_null()
+        })
+        .map(|(key, restore)| (key.clone(), Value::clone(restore)))
+        .collect();
+    for (key, restore) in restores {
+        reconcile(world, state, &key, &restore);
+    }
+}
+
+fn reconcile(world: &World, state: &mut State, key: &Key, restore: &Value) {
+    let name = restore["spec"]["virtualMachineSnapshotName"].as_str().unwrap_or_default();
+    let snapshot = state.store.get("snapshot.kubevirt.io/virtualmachinesnapshots", &key.namespace, name);
+    let content = snapshot
+        .filter(|snapshot| snapshot["status"]["readyToUse"] == true)
+        .and_then(|snapshot| snapshot["status"]["virtualMachineSnapshotContentName"].as_str())
+        .and_then(|content| {
+            state.store.get("snapshot.kubevirt.io/virtualmachinesnapshotcontents", &key.namespace, content)
+        });
+    let Some(content) = content.cloned() else {
+        return tell(state, key, false, "VirtualMachineSnapshot not ready or does not exist", &[]);
+    };
+    if restore["metadata"]["finalizers"].is_null() {
+        state.store.update(key, |restore| {
+            restore["metadata"]["finalizers"] = json!(["snapshot.kubevirt.io/vmrestore-protection"]);
+        });
+    }
+    let target = restore["spec"]["target"]["name"].as_str().unwrap_or_default();
+    if state.store.get("kubevirt.io/virtualmachineinstances", &key.namespace, target).is_some() {
+        return tell(
+            state,
+            key,
+            false,
+            "Waiting for target VM to be powered off. Please stop the restore target to proceed with restore",
+            &[],
+        );
+    }
+    let (mut restores, mut is_bound) = (Vec::new(), true);
+    for backup in content["spec"]["volumeBackups"].as_array().into_iter().flatten() {
+        let volume = backup["volumeName"].as_str().unwrap_or_default();
+        let claim = format!("restore-{}-{volume}", store::uid(restore));
+        match state.store.get("/persistentvolumeclaims", &key.namespace, &claim) {
+            Some(claim) => is_bound &= claim["status"]["phase"] == "Bound",
+            None => {
+                is_bound = false;
+                let object = restored_claim(backup, &claim, key, restore, &content);
+                world.create(state, "", "persistentvolumeclaims", object);
+            }
+        }
+        restores.push(json!({
+            "volumeName": volume, "persistentVolumeClaim": claim, "volumeSnapshotName": backup["volumeSnapshotName"],
+        }));
+    }
+    if !is_bound {
+        return tell(state, key, false, "Creating new PVCs", &restores);
+    }
+    let vm = put_vm(world, state, key, target, &content, &restores);
+    state.store.update(key, |restore| restore["metadata"]["ownerReferences"] = json!([store::owner(&vm)]));
+    tell(state, key, true, "Operation complete", &restores);
+}
+
+fn restored_claim(backup: &Value, name: &str, key: &Key, restore: &Value, content: &Value) -> Value {
+    let mut claim = source::claim_from_backup(backup, name, &key.namespace);
+    let vm = store::name(&content["spec"]["source"]["virtualMachine"]);
+    claim["metadata"]["labels"] = json!({
+        "restore.kubevirt.io/source-vm-name": vm, "restore.kubevirt.io/source-vm-namespace": key.namespace,
+    });
+    let annotations = &mut claim["metadata"]["annotations"];
+    annotations["restore.kubevirt.io/name"] = key.name.as_str().into();
+    annotations["restore.kubevirt.io/lastRestoreUID"] =
+        format!("{}-{}", key.name, store::uid(restore)).into();
+    claim
+}
+
+/// The target VM, new or changed, with the restored claims.
+fn put_vm(
+    world: &World,
+    state: &mut State,
+    key: &Key,
+    target: &str,
+    content: &Value,
+    restores: &[Value],
+) -> std::sync::Arc<Value> {
+    let mut spec = content["spec"]["source"]["virtualMachine"]["spec"].clone();
+    if let Some(spec) = spec.as_object_mut() {
+        spec.remove("dataVolumeTemplates");
+    }
+    for volume in spec["template"]["spec"]["volumes"].as_array_mut().into_iter().flatten() {
+        let restored = restores.iter().find(|restore| restore["volumeName"] == volume["name"]);
+        if let Some(restored) = restored {
+            *volume = json!({
+                "name": volume["name"],
+                "persistentVolumeClaim": {"claimName": restored["persistentVolumeClaim"]},
+            });
+        }
+    }
+    let vm_key = Key::new(VMS, &key.namespace, target);
+    if let Some(vm) = state.store.update(&vm_key, |vm| vm["spec"] = spec.clone()) {
+        return vm;
+    }
+    let domain = &mut spec["template"]["spec"]["domain"];
+    domain["firmware"]["uuid"] = state.rng.uid().into();
+    domain["firmware"]["serial"] = state.rng.uid().into();
+    let mut vm = json!({"metadata": {"name": target, "namespace": key.namespace}, "spec": spec});
+    crate::api::default_vm(&mut vm, state);
+    world.create(state, "kubevirt.io", "virtualmachines", vm)
+}
+
+fn tell(state: &mut State, key: &Key, is_complete: bool, reason: &str, restores: &[Value]) {
+    state.store.update(key, |restore| {
+        let ready = if is_complete { "Operation complete" } else { "Waiting" };
+        let mut conditions =
+            vec![condition("Progressing", !is_complete, reason), condition("Ready", is_complete, ready)];
+        keep_times(&restore["status"], &mut conditions);
+        let mut status = json!({"complete": is_complete, "conditions": conditions});
+        if !restores.is_empty() {
+            status["restores"] = restores.to_vec().into();
+        }
+        if is_complete {
+            status["restoreTime"] = clock::rfc3339(clock::now()).into();
+        }
+        restore["status"] = status;
+    });
+}

@@ -1,0 +1,67 @@
+//! A KubeVirt simulator: a test tool that plays a cluster to programs that export VMs.
+//!
+//! It is written from a description of how the real components behave and held against recorded answers of
+//! theirs; it knows nothing of the programs that it judges.
+//!
+//! # What is simulated
+//!
+//! - **The Kubernetes API**, over HTTPS with a CA of its own: discovery (lists and aggregated); get, list, watch,
+//!   create, update, patch (JSON, merge; strategic merge and apply act as merge), delete and deletecollection for
+//!   every resource of the discovery; label and field selectors, paging, tables; resource versions with conflicts
+//!   and 410; watches with bookmarks; dry run; garbage collection by owner, propagation policies and finalizers;
+//!   bearer tokens with rules, impersonation and reviews of one's own rights; `pods/portforward` over WebSocket.
+//! - **The controllers**: exports (source, service, pod, token, links, TTL, pause, certificates), snapshots,
+//!   restores, VMs and their instances, data volumes and claims. They take visible steps, [`Config::delay`] apart.
+//! - **The webhooks'** defaults and refusals for exports, snapshots, restores and migrations.
+//! - **The data path**: the export proxy, and exporters that are reached by port-forward or
+//!   [`Simulator::service_address`]: raw with ranges, gzip, trees, archives, manifests, the token.
+//! - **Faults**: [`Fault`] for what goes wrong with requests, [`Action`] for what happens in the cluster; both also
+//!   by `POST /simulator/faults` at the API server, for those who may do everything.
+//!
+//! # What differs from a real cluster
+//!
+//! - Links to the proxy have a port, since it listens on a free one.
+//! - The proxy calls the exporter directly; there is no second TLS connection. Servers speak HTTP/1.1 only.
+//! - No guest runs: a VM that is started has the content that [`Disk::changing_on_start`] says.
+//! - Data volumes are blank or what was put in; nothing is imported. Clones, backups and OCI archives are not played.
+//! - Fields are only checked for exports; other objects are taken as they come. There is no OpenAPI document.
+//! - `managedFields` are not kept, and apply does not detect conflicts.
+//!
+//! # Example
+//!
+//! ```no_run
+//! # async fn example() -> std::io::Result<()> {
+//! use vmferry_sim::{Config, Disk, Fault, FaultKind, Simulator, Vm};
+//!
+//! let simulator = Simulator::start(Config::default()).await?;
+//! simulator.add_vm(Vm::new("demo", "web").disk("root", Disk::pattern(64 << 20, 1)).container_disk("cd"));
+//! simulator.fault(Fault::new(FaultKind::CutAfter { bytes: 1 << 20 }).volume("web-root"));
+//! std::fs::write("kubeconfig", simulator.kubeconfig())?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod api;
+mod clock;
+mod cluster;
+mod config;
+mod control;
+mod data;
+mod disk;
+mod fault;
+mod http;
+mod log;
+mod refusal;
+mod rng;
+mod simulator;
+mod store;
+mod tls;
+mod vm;
+mod world;
+
+pub use config::{Config, Rule};
+pub use disk::Disk;
+pub use fault::{Action, Fault, FaultKind, Link, Target};
+pub use log::{LoggedRequest, Server};
+pub use simulator::Simulator;
+pub use vm::{PvcKind, Vm};
