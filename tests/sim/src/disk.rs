@@ -14,7 +14,7 @@ pub struct Disk {
     len_bytes: u64,
     fails_at: Option<u64>,
     files: Vec<(String, Bytes)>,
-    after_start: Option<Arc<Disk>>,
+    after_start: Option<Arc<Self>>,
 }
 
 impl Disk {
@@ -165,8 +165,11 @@ impl fmt::Debug for Disk {
 enum Content {
     Bytes(Bytes),
     File(File),
-    Generated(Box<dyn Fn(u64, &mut [u8]) + Send + Sync>),
+    Generated(Fill),
 }
+
+/// Fills a buffer with what is at an offset.
+type Fill = Box<dyn Fn(u64, &mut [u8]) + Send + Sync>;
 
 /// Eight bytes of a pattern.
 fn pattern_word(seed: u64, index: u64) -> [u8; 8] {

@@ -11,7 +11,7 @@
 //!   and 410; watches with bookmarks; dry run; garbage collection by owner, propagation policies and finalizers;
 //!   bearer tokens with rules, impersonation and reviews of one's own rights; `pods/portforward` over WebSocket.
 //! - **The controllers**: exports (source, service, pod, token, links, TTL, pause, certificates), snapshots,
-//!   restores, VMs and their instances, data volumes and claims. They take visible steps, [`Config::delay`] apart.
+//!   restores, clones, VMs and their instances, data volumes and claims. They take visible steps, [`Config::delay`] apart.
 //! - **The webhooks'** defaults and refusals for exports, snapshots, restores and migrations.
 //! - **The data path**: the export proxy, and exporters that are reached by port-forward or
 //!   [`Simulator::service_address`]: raw with ranges, gzip, trees, archives, manifests, the token.
@@ -23,7 +23,7 @@
 //! - Links to the proxy have a port, since it listens on a free one.
 //! - The proxy calls the exporter directly; there is no second TLS connection. Servers speak HTTP/1.1 only.
 //! - No guest runs: a VM that is started has the content that [`Disk::changing_on_start`] says.
-//! - Data volumes are blank or what was put in; nothing is imported. Clones, backups and OCI archives are not played.
+//! - Data volumes are blank or what was put in; nothing is imported. Migrations, backups and OCI archives are not played.
 //! - Fields are only checked for exports; other objects are taken as they come. There is no OpenAPI document.
 //! - `managedFields` are not kept, and apply does not detect conflicts.
 //!

@@ -123,7 +123,7 @@ fn without_token(uri: &Uri) -> String {
     let query: Vec<&str> = query
         .split('&')
         .map(|pair| {
-            if pair.starts_with("x-kubevirt-export-token=") {
+            if pair.to_ascii_lowercase().starts_with("x-kubevirt-export-token=") {
                 "x-kubevirt-export-token=REMOVED"
             } else {
                 pair

@@ -74,26 +74,27 @@ async fn run(options: Options) -> io::Result<()> {
         simulator.add_vm(vm_of_files(directory)?);
     }
     write_private(&options.kubeconfig, &simulator.kubeconfig())?;
-    let mut out = io::stdout();
-    writeln!(
-        out,
-        "A simulated cluster with KubeVirt {}.{}",
-        options.kubevirt_version.0, options.kubevirt_version.1
-    )?;
-    writeln!(out, "  API server    {}", simulator.api_url())?;
-    writeln!(out, "  export proxy  https://{}", simulator.proxy_address())?;
-    writeln!(
-        out,
-        "  try           kubectl --kubeconfig {} get vm,vmexport -A",
-        options.kubeconfig.display()
-    )?;
-    out.flush()?;
+    // Nobody has to read it.
+    drop(io::stdout().write_all(summary(&options, &simulator).as_bytes()));
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted?,
         _ = terminated.recv() => {}
     }
     Ok(())
+}
+
+fn summary(options: &Options, simulator: &Simulator) -> String {
+    let (major, minor) = options.kubevirt_version;
+    format!(
+        "A simulated cluster with KubeVirt {major}.{minor}\n\
+         \x20 API server    {}\n\
+         \x20 export proxy  https://{}\n\
+         \x20 try           kubectl --kubeconfig {} get vm,vmexport -A\n",
+        simulator.api_url(),
+        simulator.proxy_address(),
+        options.kubeconfig.display()
+    )
 }
 
 /// A stopped VM with a disk a file, in the order of names.

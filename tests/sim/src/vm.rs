@@ -210,10 +210,14 @@ impl Vm {
                     json!({"persistentVolumeClaim": {"claimName": claim}})
                 }
                 VolumeSource::Disk { claim, disk, kind, class } => {
-                    templates.push(json!({
+                    let mut template = json!({
                         "metadata": {"name": claim},
                         "spec": {"source": {"blank": {}}, "storage": claim_spec(disk, *kind, class)},
-                    }));
+                    });
+                    if *kind == PvcKind::FilesystemPlain {
+                        template["spec"]["contentType"] = "archive".into();
+                    }
+                    templates.push(template);
                     json!({"dataVolume": {"name": claim}})
                 }
             };

@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustls::ServerConfig;
@@ -70,6 +70,7 @@ pub(crate) struct State {
     pub(crate) internal_bundle: String,
     pub(crate) has_external_link: bool,
     pub(crate) is_external_cert_empty: bool,
+    last_event: u64,
 }
 
 /// Somebody with a token.
@@ -176,6 +177,7 @@ impl World {
             internal_bundle,
             has_external_link: config.external_link,
             is_external_cert_empty: false,
+            last_event: 0,
         };
         Ok(Self {
             config,
@@ -265,7 +267,7 @@ impl World {
         let kind = if reason.contains("Failed") { "Warning" } else { "Normal" };
         let event = json!({
             "metadata": {
-                "name": format!("{}.{:016x}", store::name(about), state.rng.next() >> 4),
+                "name": format!("{}.{:016x}", store::name(about), state.next_event()),
                 "namespace": store::namespace(about),
             },
             "involvedObject": {
@@ -282,6 +284,14 @@ impl World {
 }
 
 impl State {
+    /// The number in an event's name: nanoseconds, so that events are listed in their order.
+    fn next_event(&mut self) -> u64 {
+        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.last_event = nanos.max(self.last_event + 1);
+        self.last_event
+    }
+
     /// The key of an object that was read from the store.
     pub(crate) fn key(group: &str, plural: &str, object: &Value) -> Key {
         Key::new(&format!("{group}/{plural}"), store::namespace(object), store::name(object))

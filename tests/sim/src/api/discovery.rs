@@ -115,7 +115,9 @@ fn aggregated_version(version: &ApiVersion) -> Value {
 }
 
 fn aggregated_resource(version: &ApiVersion, resource: &Resource) -> Value {
-    let response = |group: &str, version: &str, kind: &str| {
+    // The real one leaves group and version of built-in kinds empty: they are those of the list.
+    let own = if resource.is_custom { (version.group.as_str(), version.version.as_str()) } else { ("", "") };
+    let response = |(group, version): (&str, &str), kind: &str| {
         if kind.is_empty() {
             json!({"group": "", "version": "", "kind": ""})
         } else {
@@ -124,7 +126,7 @@ fn aggregated_resource(version: &ApiVersion, resource: &Resource) -> Value {
     };
     let mut value = json!({
         "resource": resource.plural,
-        "responseKind": response(&version.group, &version.version, &resource.kind),
+        "responseKind": response(own, &resource.kind),
         "scope": if resource.is_namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": resource.singular,
         "verbs": resource.verbs,
@@ -134,12 +136,9 @@ fn aggregated_resource(version: &ApiVersion, resource: &Resource) -> Value {
         .subresources
         .iter()
         .map(|sub| {
-            let (sub_group, sub_version) = match &sub.response {
-                Some((group, version)) => (group.as_str(), version.as_str()),
-                None => (version.group.as_str(), version.version.as_str()),
-            };
+            let of = sub.response.as_ref().map_or(own, |(group, version)| (group.as_str(), version.as_str()));
             json!({
-                "subresource": sub.name, "responseKind": response(sub_group, sub_version, &sub.kind),
+                "subresource": sub.name, "responseKind": response(of, &sub.kind),
                 "verbs": sub.verbs,
             })
         })

@@ -287,7 +287,15 @@ async fn objects(
     let target = parse_target(rest).ok_or_else(Refusal::no_such_path)?;
     let query = Query::parse(request.uri().query());
     if group == "subresources.kubevirt.io" {
-        return subresources::handle(world, &user, &target, request).await;
+        return match subresources::handle(world, &user, &target, request).await {
+            // Answered by KubeVirt's own server, behind the check of rights.
+            Err(refusal) if refusal.code != StatusCode::FORBIDDEN => {
+                let mut response = refuse(&refusal);
+                nosniff(&mut response);
+                Ok(response)
+            }
+            result => result,
+        };
     }
     let resource = served
         .resources
@@ -308,6 +316,13 @@ async fn objects(
     };
     auth::check(&user, verb, &asked)?;
     if asked.plural == "selfsubjectaccessreviews" && verb == "create" {
+        if request
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/vnd"))
+        {
+            return Err(Refusal::unsupported_media_type("application/json"));
+        }
         let body = http::read(request.into_body()).await.map_err(|e| Refusal::bad_request(e.to_string()))?;
         return Ok(respond(&Answer::new(StatusCode::CREATED, auth::review(&user, &body)?)));
     }

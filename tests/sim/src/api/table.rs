@@ -148,8 +148,10 @@ fn columns(plural: &str) -> Vec<Column> {
 
 fn age(object: &Value) -> Value {
     let created = object["metadata"]["creationTimestamp"].as_str().and_then(clock::parse_rfc3339);
-    created
-        .map_or(Value::from("<unknown>"), |created| clock::age(clock::now().saturating_sub(created)).into())
+    created.map_or_else(
+        || Value::from("<unknown>"),
+        |created| clock::age(clock::now().saturating_sub(created)).into(),
+    )
 }
 
 fn ready(object: &Value) -> Value {

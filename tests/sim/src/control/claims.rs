@@ -101,7 +101,7 @@ fn populate(world: &World, state: &mut State, key: &Key, volume: &Value) {
             });
             world.create(state, "", "persistentvolumeclaims", claim);
             state.store.update(key, |volume| {
-                volume["status"] = json!({"phase": "ImportInProgress", "progress": "N/A"})
+                volume["status"] = json!({"phase": "ImportInProgress", "progress": "N/A"});
             });
         }
     }

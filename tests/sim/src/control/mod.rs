@@ -4,6 +4,7 @@
 
 pub(crate) mod actions;
 mod claims;
+mod clone;
 mod export;
 mod garbage;
 mod kubelet;
@@ -36,11 +37,12 @@ pub(crate) async fn run(world: Arc<World>) {
 
 /// One step of each controller.
 fn step(world: &World) {
-    world.change(|state| garbage::step(state));
+    world.change(garbage::step);
     world.change(|state| claims::step(world, state));
     world.change(|state| vm::step(world, state));
     world.change(|state| snapshot::step(world, state));
     world.change(|state| restore::step(world, state));
+    world.change(|state| clone::step(world, state));
     world.change(|state| export::step(world, state));
     world.change(|state| kubelet::step(world, state));
 }

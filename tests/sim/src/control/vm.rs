@@ -29,7 +29,7 @@ pub(crate) fn set_running(state: &mut State, namespace: &str, name: &str, is_run
         // So that the controllers see that there is something to do.
         state.store.update(&key, |vm| {
             vm["status"]["stateChangeRequests"] =
-                json!([{"action": if is_running { "Start" } else { "Stop" }}])
+                json!([{"action": if is_running { "Start" } else { "Stop" }}]);
         });
         return;
     }
@@ -104,6 +104,21 @@ fn start(world: &World, state: &mut State, key: &Key, vm: &Value) {
     }
     let mut spec = vm["spec"]["template"]["spec"].clone();
     spec["evictionStrategy"] = "None".into();
+    let domain = &mut spec["domain"];
+    if domain["cpu"]["model"].is_null() {
+        domain["cpu"]["model"] = "host-model".into();
+    }
+    domain["features"] = json!({"acpi": {"enabled": true}});
+    let memory = domain["memory"]["guest"].clone();
+    if let Some(guest) = memory.as_str().and_then(|guest| guest.strip_suffix("Gi")?.parse::<u64>().ok()) {
+        domain["memory"]["maxGuest"] = format!("{}Gi", 4 * guest).into();
+    }
+    let topology: serde_json::Map<String, Value> = ["sockets", "cores", "threads"]
+        .into_iter()
+        .filter_map(|key| Some((key.to_owned(), domain["cpu"].get(key)?.clone())))
+        .collect();
+    let revision = format!("revision-start-vm-{}-{}", store::uid(vm), vm["metadata"]["generation"]);
+    let pod_uid = state.rng.uid();
     let instance = json!({
         "metadata": {
             "name": key.name, "namespace": key.namespace, "labels": vm["spec"]["template"]["metadata"]["labels"],
@@ -119,6 +134,13 @@ fn start(world: &World, state: &mut State, key: &Key, vm: &Value) {
         },
         "spec": spec,
         "status": {
+            "activePods": {pod_uid: ""}, "currentCPUTopology": topology,
+            "launcherContainerImageVersion": "registry.example/kubevirt/virt-launcher",
+            "memory": {
+                "guestAtBoot": memory, "guestCurrent": memory, "guestRequested": memory,
+                "memoryOverhead": "296Mi",
+            },
+            "virtualMachineRevisionName": revision,
             "phase": "Scheduling", "guestOSInfo": {}, "qosClass": "Burstable", "runtimeUser": 107,
             "conditions": [not_running(&now)],
             "phaseTransitionTimestamps": [

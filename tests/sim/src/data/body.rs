@@ -47,7 +47,7 @@ impl Shape {
         for fault in faults {
             match *fault {
                 FaultKind::CutAfter { bytes } => {
-                    shape.cut = Some(shape.cut.map_or(bytes, |cut| cut.min(bytes)))
+                    shape.cut = Some(shape.cut.map_or(bytes, |cut| cut.min(bytes)));
                 }
                 FaultKind::Stall { after_bytes, pause } => shape.stalls.push((after_bytes, pause)),
                 FaultKind::Slow { bytes_per_second } => shape.rate = Some(bytes_per_second.max(1)),

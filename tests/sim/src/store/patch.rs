@@ -25,14 +25,14 @@ pub(crate) fn merge(target: &mut Value, patch: &Value) {
 pub(crate) fn json_patch(target: &mut Value, operations: &Value) -> Result<(), String> {
     let operations = operations.as_array().ok_or("a JSON patch is an array of operations")?;
     for operation in operations {
-        let text = |key: &str| operation[key].as_str().ok_or(format!("missing {key}"));
+        let text = |key: &str| operation[key].as_str().ok_or_else(|| format!("missing {key}"));
         let path = text("path")?;
-        let value = || operation.get("value").cloned().ok_or("missing value".to_owned());
+        let value = || operation.get("value").cloned().ok_or_else(|| "missing value".to_owned());
         match text("op")? {
             "add" => add(target, path, value()?)?,
             "remove" => drop(remove(target, path)?),
             "replace" => {
-                *target.pointer_mut(path).ok_or(missing("replace", path))? = value()?;
+                *target.pointer_mut(path).ok_or_else(|| missing("replace", path))? = value()?;
             }
             "move" => {
                 let value = remove(target, text("from")?)?;
@@ -40,7 +40,7 @@ pub(crate) fn json_patch(target: &mut Value, operations: &Value) -> Result<(), S
             }
             "copy" => {
                 let from = text("from")?;
-                let value = target.pointer(from).cloned().ok_or(missing("copy", from))?;
+                let value = target.pointer(from).cloned().ok_or_else(|| missing("copy", from))?;
                 add(target, path, value)?;
             }
             "test" => {
@@ -71,7 +71,7 @@ fn add(target: &mut Value, path: &str, value: Value) -> Result<(), String> {
         }
         Some(Value::Array(items)) => {
             let index = if last == "-" { Some(items.len()) } else { last.parse().ok() };
-            let index = index.filter(|&index| index <= items.len()).ok_or(missing("add", path))?;
+            let index = index.filter(|&index| index <= items.len()).ok_or_else(|| missing("add", path))?;
             items.insert(index, value);
             Ok(())
         }
@@ -80,7 +80,7 @@ fn add(target: &mut Value, path: &str, value: Value) -> Result<(), String> {
 }
 
 fn remove(target: &mut Value, path: &str) -> Result<Value, String> {
-    let (parent, last) = path.rsplit_once('/').ok_or(missing("remove", path))?;
+    let (parent, last) = path.rsplit_once('/').ok_or_else(|| missing("remove", path))?;
     let last = last.replace("~1", "/").replace("~0", "~");
     let removed = match target.pointer_mut(parent) {
         Some(Value::Object(fields)) => fields.remove(&last),
@@ -89,7 +89,7 @@ fn remove(target: &mut Value, path: &str) -> Result<Value, String> {
         }
         _ => None,
     };
-    removed.ok_or(missing("remove", path))
+    removed.ok_or_else(|| missing("remove", path))
 }
 
 #[cfg(test)]
