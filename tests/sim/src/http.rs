@@ -20,6 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 /// A response's body.
 pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -64,9 +65,13 @@ pub(crate) async fn read(body: Incoming) -> io::Result<Bytes> {
     Ok(limited.collect().await.map_err(io::Error::other)?.to_bytes())
 }
 
-/// Answers requests on one connection until it ends.
-pub(crate) async fn serve_connection<S, H, F>(stream: S, tls: Arc<ServerConfig>, handle: H)
-where
+/// Answers requests on one connection until it ends; when `drain` says so, after the request that is running.
+pub(crate) async fn serve_connection<S, H, F>(
+    stream: S,
+    tls: Arc<ServerConfig>,
+    drain: CancellationToken,
+    handle: H,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F + Send + 'static,
     F: Future<Output = Response<Body>> + Send,
@@ -83,6 +88,11 @@ where
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return drop(result),
+        () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
     drop(connection.await);
 }
 
@@ -100,6 +110,6 @@ where
         // Without TLS settings nobody is listening behind this address just now.
         let Some(tls) = tls() else { continue };
         drop(stream.set_nodelay(true));
-        connections.spawn(serve_connection(stream, tls, handle.clone()));
+        connections.spawn(serve_connection(stream, tls, CancellationToken::new(), handle.clone()));
     }
 }

@@ -98,6 +98,8 @@ pub(crate) struct Exporter {
     pub(crate) tls: Arc<ServerConfig>,
     /// Cuts its transfers.
     pub(crate) stop: CancellationToken,
+    /// Ends its connections when they are idle.
+    pub(crate) drain: CancellationToken,
     /// Whether there was an external host when it started: the manifests for it need one.
     pub(crate) knew_external_host: bool,
     /// Whether the links list a manifest of a VM.

@@ -59,7 +59,8 @@ fn rotate(state: &mut State) {
     state.store.update(&Key::new("/configmaps", KUBEVIRT_NAMESPACE, "kubevirt-export-ca"), |map| {
         map["data"]["ca-bundle"] = bundle.into();
     });
-    for ((namespace, export), _) in std::mem::take(&mut state.exporters) {
+    for ((namespace, export), exporter) in std::mem::take(&mut state.exporters) {
+        exporter.drain.cancel();
         state.store.remove(&Key::new("/pods", &namespace, &export::pod_name(&export)));
     }
 }

@@ -72,6 +72,10 @@ fn reconcile(world: &World, state: &mut State, key: &Key, export: &Value) {
     if let (Some(found), true) = (&pod, source.is_in_use) {
         let message = format!("Deleted exporter pod {}/{pod_name}, the source is in use", key.namespace);
         world.event(state, export, COMPONENT, "ExportPaused", &message);
+        // Earlier pods that finish their transfers end with it.
+        if let Some(memo) = state.exports.get_mut(store::uid(export)) {
+            std::mem::take(&mut memo.stop).cancel();
+        }
         let found = State::key("", "pods", found);
         remove_object(state, &found, "Background");
         pod = None;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{export, source};
 use crate::{
@@ -129,6 +130,7 @@ fn start(world: &World, state: &State, export: &Value, pod: &Value) -> Option<Ex
         volumes,
         tls: identity.config,
         stop: memo.stop.child_token(),
+        drain: CancellationToken::new(),
         knew_external_host: state.has_external_link,
         has_manifest: source.vm_name.is_some(),
         vm: vm.map(|vm| manifest_vm(state, vm)),

@@ -57,7 +57,7 @@ pub(crate) async fn serve(
 ) {
     let tls = Arc::clone(&exporter.tls);
     let stop = exporter.stop.clone();
-    let connection = http::serve_connection(stream, tls, move |request| {
+    let connection = http::serve_connection(stream, tls, exporter.drain.clone(), move |request| {
         let (world, exporter) = (Arc::clone(&world), Arc::clone(&exporter));
         async move {
             let entry = world.log.begin(Server::Exporter, request.method(), request.uri(), request.headers());
