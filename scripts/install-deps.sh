@@ -33,6 +33,7 @@ if [ "$group" != build ]; then
 fi
 if [ "$group" = test ]; then
     need gzip command_ gzip
+    need kubernetes-client command_ kubectl
     need libvmdk-utils command_ vmdkinfo
     need python3-venv python3 -c 'import ensurepip, venv'
     need zstd command_ zstd
