@@ -25,6 +25,9 @@ pub struct Fault {
     /// Only this link; `None` is any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<Link>,
+    /// Only API requests whose path holds this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Which server: the data path, or the Kubernetes API.
     #[serde(default)]
     pub target: Target,
@@ -46,6 +49,7 @@ impl Fault {
             export: None,
             namespace: None,
             link: None,
+            path: None,
             target: Target::Data,
             skip: 0,
             times: 1,
@@ -80,6 +84,13 @@ impl Fault {
     pub fn api(mut self) -> Self {
         self.target = Target::Api;
         self
+    }
+
+    /// Requests to the API server whose path holds this, as [`Fault::api`].
+    #[must_use]
+    pub fn api_path(mut self, part: &str) -> Self {
+        self.path = Some(part.to_owned());
+        self.api()
     }
 
     /// The first `count` matching requests pass.
@@ -311,8 +322,10 @@ impl Faults {
     }
 
     /// Takes what hits a request to the API server.
-    pub(crate) fn for_api(&mut self) -> Vec<FaultKind> {
-        self.take(|fault| fault.target == Target::Api)
+    pub(crate) fn for_api(&mut self, path: &str) -> Vec<FaultKind> {
+        self.take(|fault| {
+            fault.target == Target::Api && fault.path.as_deref().is_none_or(|part| path.contains(part))
+        })
     }
 
     fn take(&mut self, is_hit: impl Fn(&Fault) -> bool) -> Vec<FaultKind> {

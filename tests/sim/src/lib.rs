@@ -24,7 +24,9 @@
 //! - The proxy calls the exporter directly; there is no second TLS connection. Servers speak HTTP/1.1 only.
 //! - No guest runs: a VM that is started has the content that [`Disk::changing_on_start`] says.
 //! - Data volumes are blank or what was put in; nothing is imported. Migrations, backups and OCI archives are not played.
-//! - Fields are only checked for exports; other objects are taken as they come. There is no OpenAPI document.
+//! - Fields are only checked for exports; other objects are taken as they come. The OpenAPI
+//!   document has no schemas. Bodies are JSON, never protobuf, and port-forward is not SPDY: `kubectl port-forward` and
+//!   what `kubectl` sends as protobuf (`auth can-i`) do not work.
 //! - `managedFields` are not kept, and apply does not detect conflicts.
 //!
 //! # Example

@@ -5,6 +5,7 @@ mod auth;
 mod crud;
 mod discovery;
 mod expand;
+mod openapi;
 mod portforward;
 pub(crate) mod resources;
 mod simulator;
@@ -131,7 +132,7 @@ impl Query {
 /// Answers a request.
 pub(crate) async fn handle(world: Arc<World>, request: Request<Incoming>) -> Response<Body> {
     let entry = world.log.begin(Server::Api, request.method(), request.uri(), request.headers());
-    let faults = world.lock().faults.for_api();
+    let faults = world.lock().faults.for_api(request.uri().path());
     let mut cut = None;
     for fault in faults {
         match fault {
@@ -206,6 +207,9 @@ async fn route(
             let group = discovery::group(&world.resources, group).ok_or_else(Refusal::no_such_path)?;
             Ok(respond(&Answer::ok(group)))
         }
+        ["openapi", "v3"] => Ok(respond(&Answer::ok(openapi::index(&world.resources)))),
+        ["openapi", "v3", "api", "v1"] => open_api(world, "", "v1"),
+        ["openapi", "v3", "apis", group, version] => open_api(world, group, version),
         ["api", "v1"] => resource_list(world, "", "v1"),
         ["apis", group, version] => resource_list(world, group, version),
         ["api", "v1", rest @ ..] => objects(world, user, ("", "v1"), rest, request, entry).await,
@@ -242,6 +246,11 @@ fn resource_list(world: &World, group: &str, version: &str) -> Result<Response<B
         nosniff(&mut response);
     }
     Ok(response)
+}
+
+fn open_api(world: &World, group: &str, version: &str) -> Result<Response<Body>, Refusal> {
+    let version = world.resources.version(group, version).ok_or_else(Refusal::no_such_path)?;
+    Ok(respond(&Answer::ok(openapi::document(version))))
 }
 
 fn nosniff(response: &mut Response<Body>) {

@@ -180,3 +180,24 @@ async fn manifests_show_the_vm_with_its_sources() {
     let text = cluster.data(Method::GET, &secret).send().await.unwrap().text().await.unwrap();
     assert!(text.contains(&format!("x-kubevirt-export-token:{TOKEN}")));
 }
+
+#[tokio::test]
+async fn a_service_has_an_address_for_those_who_resolve_its_name() {
+    let cluster = cluster().await;
+    let export = cluster.export("demo", "e", "web").await;
+    let address = cluster.simulator.service_address("demo", "e").await.unwrap();
+    let cert = export["status"]["links"]["internal"]["cert"].as_str().unwrap();
+    let raw = url(&export, "internal", "web-root", "raw");
+    let raw = raw.replace("virt-export-e.demo.svc", &format!("virt-export-e.demo.svc:{}", address.port()));
+    let certificate = reqwest::Certificate::from_pem(cert.as_bytes()).unwrap();
+    let client = reqwest::Client::builder()
+        .tls_certs_only([certificate])
+        .no_proxy()
+        .resolve("virt-export-e.demo.svc", address)
+        .build()
+        .unwrap();
+    let answer = client.get(&raw).header("x-kubevirt-export-token", TOKEN).send().await.unwrap();
+    assert_eq!(answer.bytes().await.unwrap(), whole());
+    let by_address = format!("https://{address}/exportready");
+    assert!(client.get(by_address).send().await.is_err(), "the certificate has no address");
+}

@@ -155,9 +155,11 @@ async fn faults_are_ordered_over_http_by_the_administrator_only() {
 #[tokio::test]
 async fn api_requests_fail_on_order() {
     let (cluster, ..) = ready().await;
+    cluster.simulator.fault(Fault::new(FaultKind::Status { code: 500 }).api_path("/secrets"));
     cluster.simulator.fault(Fault::new(FaultKind::Status { code: 503 }).api());
     assert_eq!(cluster.get("/api/v1/namespaces/demo/pods").await.0, 503);
     assert_eq!(cluster.get("/api/v1/namespaces/demo/pods").await.0, 200);
+    assert_eq!(cluster.get("/api/v1/namespaces/demo/secrets").await.0, 500);
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ fn kubectl_lists_watches_and_deletes() {
         .spawn()
         .expect("kubectl");
     let mut lines = BufReader::new(watch.stdout.take().expect("its output")).lines();
-    program.says(&["create", "--validate=false", "-f", &manifest(folder.path(), "first")]);
+    program.says(&["create", "-f", &manifest(folder.path(), "first")]);
     let start = Instant::now();
     loop {
         let line = lines.next().expect("a line").expect("text");
