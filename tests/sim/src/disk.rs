@@ -13,6 +13,7 @@ pub struct Disk {
     content: Arc<Content>,
     len_bytes: u64,
     fails_at: Option<u64>,
+    is_missing: bool,
     files: Vec<(String, Bytes)>,
     after_start: Option<Arc<Self>>,
 }
@@ -70,7 +71,14 @@ impl Disk {
     }
 
     fn new(content: Content, len_bytes: u64) -> Self {
-        Self { content: Arc::new(content), len_bytes, fails_at: None, files: Vec::new(), after_start: None }
+        Self {
+            content: Arc::new(content),
+            len_bytes,
+            fails_at: None,
+            is_missing: false,
+            files: Vec::new(),
+            after_start: None,
+        }
     }
 
     /// The volume has these bytes instead once its VM has been started.
@@ -84,6 +92,13 @@ impl Disk {
     #[must_use]
     pub fn failing_at(mut self, offset: u64) -> Self {
         self.fails_at = Some(offset);
+        self
+    }
+
+    /// There is no `disk.img` in the volume, though it is offered: 500.
+    #[must_use]
+    pub fn missing(mut self) -> Self {
+        self.is_missing = true;
         self
     }
 
@@ -145,6 +160,10 @@ impl Disk {
     /// How far a read that starts at zero gets.
     pub(crate) fn readable(&self) -> u64 {
         self.fails_at.map_or(self.len_bytes, |fails_at| fails_at.min(self.len_bytes))
+    }
+
+    pub(crate) fn is_missing(&self) -> bool {
+        self.is_missing
     }
 
     pub(crate) fn files(&self) -> &[(String, Bytes)] {

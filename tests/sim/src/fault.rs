@@ -13,7 +13,7 @@ pub struct Fault {
     /// What goes wrong.
     #[serde(flatten)]
     pub kind: FaultKind,
-    /// Only this volume, by the name of its claim as the link has it.
+    /// Only this volume, by the name of its claim: the original one, or for snapshots the restored one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
     /// Only this export.
@@ -217,6 +217,14 @@ pub enum Action {
         /// Whether there is one.
         present: bool,
     },
+    /// The exporter pod fails, as when its memory runs out: its transfers are cut, the export is Terminated for a
+    /// moment, and the controller makes a new pod.
+    FailPod {
+        /// Where the export is.
+        namespace: String,
+        /// The export.
+        export: String,
+    },
     /// Old resource versions are forgotten: watches that go on from them get 410.
     ForgetHistory,
     /// The exporter is not ready for a while: links go, the proxy answers 503, transfers go on.
@@ -289,7 +297,8 @@ mod millis {
 pub(crate) struct Subject<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) export: &'a str,
-    pub(crate) volume: &'a str,
+    /// The claim that is read, and the name in the links.
+    pub(crate) volume: [&'a str; 2],
     pub(crate) link: Link,
     pub(crate) has_body: bool,
 }
@@ -314,7 +323,7 @@ impl Faults {
             fault.target == Target::Data
                 && matches(&fault.namespace, subject.namespace)
                 && matches(&fault.export, subject.export)
-                && matches(&fault.volume, subject.volume)
+                && subject.volume.iter().any(|volume| matches(&fault.volume, volume))
                 && fault.link.is_none_or(|link| link == subject.link)
                 && (subject.has_body || !fault.kind.needs_body())
                 && is_for_link(&fault.kind, subject.link)
@@ -364,7 +373,7 @@ mod tests {
     use super::*;
 
     fn subject(volume: &str, link: Link) -> Subject<'_> {
-        Subject { namespace: "ns", export: "e", volume, link, has_body: true }
+        Subject { namespace: "ns", export: "e", volume: [volume, "named"], link, has_body: true }
     }
 
     #[test]

@@ -20,6 +20,12 @@ pub(crate) fn act(world: &World, action: Action) {
         Action::ExpireTtl { namespace, export } => {
             with_memo(state, &namespace, &export, |memo| memo.is_ttl_over = true);
         }
+        Action::FailPod { namespace, export } => {
+            if let Some(exporter) = state.exporters.remove(&(namespace.clone(), export.clone())) {
+                exporter.stop.cancel();
+            }
+            end_pod(state, &namespace, &export, "Failed");
+        }
         Action::ForgetHistory => state.store.forget(),
         Action::LinksVanish { namespace, export, pause } => {
             with_memo(state, &namespace, &export, |memo| memo.unready_until = Some(Instant::now() + pause));
@@ -61,8 +67,20 @@ fn rotate(state: &mut State) {
     });
     for ((namespace, export), exporter) in std::mem::take(&mut state.exporters) {
         exporter.drain.cancel();
-        state.store.remove(&Key::new("/pods", &namespace, &export::pod_name(&export)));
+        end_pod(state, &namespace, &export, "Succeeded");
     }
+}
+
+/// A pod that has ended; the export controller makes another.
+fn end_pod(state: &mut State, namespace: &str, export: &str, phase: &str) {
+    state.store.update(&Key::new("/pods", namespace, &export::pod_name(export)), |pod| {
+        pod["status"]["phase"] = phase.into();
+        if let Some(conditions) = pod["status"]["conditions"].as_array_mut() {
+            for condition in conditions.iter_mut().filter(|condition| condition["type"] != "PodScheduled") {
+                condition["status"] = "False".into();
+            }
+        }
+    });
 }
 
 fn spoil_token(state: &mut State, namespace: &str, name: &str, before: &str, after: &str) {

@@ -83,8 +83,20 @@ fn reconcile(world: &World, state: &mut State, key: &Key, export: &Value) {
         create_pod(world, state, export, &source, &pod_name);
         pod = state.store.get("/pods", &key.namespace, &pod_name).cloned();
     }
+    let was_told = export["status"]["phase"] == "Terminated";
     let status = status(world, state, export, &source, pod.as_deref());
+    let is_over = status["phase"] == "Terminated";
     state.store.update(key, |export| export["status"] = status);
+    if was_told && is_over {
+        let message =
+            format!("Exporter pod {}/{pod_name} is in phase {}", key.namespace, phase_of(pod.as_deref()));
+        world.event(state, export, COMPONENT, "ExporterPodFailedOrCompleted", &message);
+        remove_object(state, &Key::new("/pods", &key.namespace, &pod_name), "Background");
+    }
+}
+
+fn phase_of(pod: Option<&Value>) -> &str {
+    pod.and_then(|pod| pod["status"]["phase"].as_str()).unwrap_or_default()
 }
 
 /// When the TTL of an export is over.
@@ -228,13 +240,13 @@ fn status(
     let (mut is_ready, mut reason, mut message) = (false, source.reason, source.message.as_str());
     let key = (store::namespace(export).to_owned(), store::name(export).to_owned());
     let mut found_links = json!({});
-    if let Some(pod) = pod {
+    if let Some(pod) = pod.filter(|_| source.is_available) {
         message = "";
         let is_pod_ready = super::kubelet::is_ready(pod);
-        reason = match pod["status"]["phase"].as_str() {
-            Some("Pending") => "PodPending",
-            Some("Running") if is_pod_ready => "PodReady",
-            Some("Succeeded" | "Failed") => "PodCompleted",
+        reason = match phase_of(Some(pod)) {
+            "Pending" => "PodPending",
+            "Running" if is_pod_ready => "PodReady",
+            "Succeeded" | "Failed" => "PodCompleted",
             _ => "Unknown",
         };
         match (reason, state.exporters.get(&key)) {

@@ -13,7 +13,7 @@ const BLOCK: u64 = 512;
 
 /// A file of a volume that is offered as a tree.
 pub(super) fn find(disk: &Disk, path: &str) -> Option<Disk> {
-    if path == "disk.img" {
+    if path == "disk.img" && !disk.is_missing() {
         return Some(disk.clone());
     }
     disk.files().iter().find(|(name, _)| name == path).map(|(_, content)| Disk::bytes(Bytes::clone(content)))
@@ -22,7 +22,9 @@ pub(super) fn find(disk: &Disk, path: &str) -> Option<Disk> {
 /// The listing of the tree's root.
 pub(super) fn listing(disk: &Disk) -> String {
     let mut names: Vec<&str> = disk.files().iter().map(|(name, _)| name.as_str()).collect();
-    names.push("disk.img");
+    if !disk.is_missing() {
+        names.push("disk.img");
+    }
     names.sort_unstable();
     let lines: String = names.iter().map(|name| format!("<a href=\"{name}\">{name}</a>\n")).collect();
     format!(

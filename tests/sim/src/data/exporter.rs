@@ -115,7 +115,7 @@ pub(super) async fn answer(
             faults = world.lock().faults.for_data(&Subject {
                 namespace: &exporter.namespace,
                 export: &exporter.export,
-                volume: &volume.claim,
+                volume: [&volume.claim, &volume.name],
                 link: *link,
                 has_body: inquiry.method != Method::HEAD,
             });
@@ -214,6 +214,9 @@ fn serve_volume(
 ) -> Response<Body> {
     let shape = Shape::new(faults);
     let stop = exporter.stop.clone();
+    if volume.disk.is_missing() && link != Link::Dir {
+        return http::empty(StatusCode::INTERNAL_SERVER_ERROR);
+    }
     match link {
         Link::Raw => {
             let content =

@@ -221,3 +221,18 @@ async fn external_links_and_certificates_come_and_go() {
     cluster.simulator.act(Action::ExternalLink { present: false });
     cluster.until(&path, |export| export["status"]["links"]["external"].is_null()).await;
 }
+
+#[tokio::test]
+async fn a_volume_without_its_image_is_500_though_the_exporter_is_ready() {
+    let cluster = Cluster::start().await;
+    cluster.simulator.add_vm(Vm::new("demo", "web").disk("root", Disk::bytes(disk()).missing()));
+    let export = cluster.export("demo", "e", "web").await;
+    for format in ["raw", "gzip"] {
+        let link = url(&export, "external", "web-root", format);
+        let answer = cluster.data(Method::GET, &link).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.bytes().await.unwrap().len()), (500, 0));
+    }
+    let ready =
+        url(&export, "external", "web-root", "raw").replace("/volumes/web-root/disk.img", "/exportready");
+    assert_eq!(cluster.client.get(ready).send().await.unwrap().status(), 200);
+}

@@ -179,3 +179,31 @@ async fn older_releases_have_older_versions() {
     assert_eq!(export["apiVersion"], "export.kubevirt.io/v1beta1");
     assert!(export["status"]["links"]["external"].is_null());
 }
+
+#[tokio::test]
+async fn a_failed_pod_is_told_and_made_anew() {
+    let cluster = Cluster::with(Config { delay: Duration::from_millis(40), ..Config::default() }).await;
+    cluster.simulator.add_vm(vm());
+    let export = cluster.export("demo", "e", "web").await;
+    cluster.simulator.act(Action::FailPod { namespace: "demo".into(), export: "e".into() });
+    let path = format!("{}/e", exports("demo"));
+    let over = cluster.until(&path, |export| export["status"]["phase"] == "Terminated").await;
+    assert_eq!((reason(&over), &over["status"]["links"]), ("PodCompleted", &json!({})));
+    let again = cluster.ready("demo", "e").await;
+    assert_eq!(again["status"]["links"], export["status"]["links"]);
+    let events = cluster.simulator.objects("events", Some("demo"));
+    assert!(events.iter().any(|event| event["reason"] == "ExporterPodFailedOrCompleted"));
+}
+
+#[tokio::test]
+async fn a_deleted_vm_leaves_its_export_skipped() {
+    let cluster = Cluster::start().await;
+    cluster.simulator.add_vm(vm());
+    cluster.export("demo", "e", "web").await;
+    let vm = "/apis/kubevirt.io/v1/namespaces/demo/virtualmachines/web";
+    cluster.call(Method::DELETE, vm, &Value::Null).await;
+    let path = format!("{}/e", exports("demo"));
+    let skipped = cluster.until(&path, |export| export["status"]["phase"] == "Skipped").await;
+    assert_eq!((reason(&skipped), &skipped["status"]["links"]), ("VMNotFound", &json!({})));
+    cluster.gone("/apis/cdi.kubevirt.io/v1beta1/namespaces/demo/datavolumes/web-root").await;
+}
