@@ -26,7 +26,7 @@
 //! - Data volumes are blank or what was put in; nothing is imported. Migrations, backups and OCI archives are not played.
 //! - Fields are only checked for exports; other objects are taken as they come. The OpenAPI
 //!   document has no schemas. Bodies are JSON, never protobuf, and port-forward is not SPDY: `kubectl port-forward` and
-//!   what `kubectl` sends as protobuf (`auth can-i`) do not work.
+//!   what `kubectl` sends as protobuf (`auth can-i`, `create secret`) do not work.
 //! - `managedFields` are not kept, and apply does not detect conflicts.
 //!
 //! # Example

@@ -6,9 +6,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 use hyper::{StatusCode, body::Incoming, header::CONTENT_TYPE};
 use serde_json::{Value, json};
 
-use super::{Answer, Call, admission};
+use super::{Answer, Call, admission, delete};
 use crate::{
-    clock, http,
+    http,
     refusal::Refusal,
     store::{self, Key, patch},
     world::State,
@@ -23,8 +23,8 @@ pub(super) async fn handle(call: &Call<'_>, verb: &str, body: Incoming) -> Resul
         "create" => create(call, parse(call, &body)?),
         "update" => update(call, parse(call, &body)?),
         "patch" => patch(call, &body),
-        "delete" => delete(call, &options(&body)?),
-        "deletecollection" => delete_all(call, &options(&body)?),
+        "delete" => delete::one(call, &body),
+        "deletecollection" => delete::all(call, &body),
         _ => Err(Refusal::method_not_allowed()),
     }
 }
@@ -35,7 +35,7 @@ fn get(call: &Call<'_>) -> Result<Answer, Refusal> {
     Ok(Answer::ok(call.present(object)))
 }
 
-fn list(call: &Call<'_>) -> Result<Answer, Refusal> {
+pub(super) fn list(call: &Call<'_>) -> Result<Answer, Refusal> {
     let selector = call.selector()?;
     let limit = call.query.first("limit").and_then(|limit| limit.parse().ok()).filter(|&limit| limit > 0);
     let start = match call.query.first("continue").filter(|token| !token.is_empty()) {
@@ -276,131 +276,8 @@ fn replace(
     state.store.update(&key, |object| *object = after).ok_or_else(|| call.not_found())
 }
 
-/// What a DELETE may say.
-struct DeleteOptions {
-    uid: Option<String>,
-    version: Option<String>,
-    propagation: String,
-    is_dry_run: bool,
-}
-
-fn options(body: &[u8]) -> Result<DeleteOptions, Refusal> {
-    let value: Value = if body.is_empty() {
-        Value::Null
-    } else {
-        serde_json::from_slice(body).map_err(|error| Refusal::bad_request(error.to_string()))?
-    };
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    Ok(DeleteOptions {
-        uid: text(&value["preconditions"]["uid"]),
-        version: text(&value["preconditions"]["resourceVersion"]),
-        propagation: text(&value["propagationPolicy"]).unwrap_or_default(),
-        is_dry_run: value["dryRun"].as_array().is_some_and(|list| !list.is_empty()),
-    })
-}
-
-fn delete(call: &Call<'_>, options: &DeleteOptions) -> Result<Answer, Refusal> {
-    let key = key(call);
-    let (group, plural) = (&call.resource.group, &call.resource.plural);
-    call.world.change(|state| {
-        let object = Arc::clone(state.store.find(&key).ok_or_else(|| call.not_found())?);
-        if let Some(wanted) = options.uid.as_deref().filter(|&wanted| wanted != store::uid(&object)) {
-            let real = store::uid(&object);
-            let why = format!(
-                "the UID in the precondition ({wanted}) does not match the UID in record ({real}). \
-                 The object might have been deleted and then recreated"
-            );
-            return Err(Refusal::conflict(group, plural, &key.name, &why));
-        }
-        if let Some(wanted) = options.version.as_deref().filter(|&wanted| object["metadata"]["resourceVersion"] != wanted) {
-            let real = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-            let why = format!(
-                "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({real}). \
-                 The object might have been modified"
-            );
-            return Err(Refusal::conflict(group, plural, &key.name, &why));
-        }
-        if call.is_dry_run() || options.is_dry_run {
-            return Ok(Answer::ok(deleted_status(call, &object)));
-        }
-        let propagation = call.query.first("propagationPolicy").unwrap_or(&options.propagation);
-        Ok(Answer::ok(match remove(state, &key, propagation) {
-            Some(waiting) => call.present(&waiting),
-            None if plural == "pods" => call.present(&object),
-            None => deleted_status(call, &object),
-        }))
-    })
-}
-
-fn deleted_status(call: &Call<'_>, object: &Value) -> Value {
-    let mut details =
-        json!({"name": store::name(object), "kind": call.resource.plural, "uid": store::uid(object)});
-    if !call.resource.group.is_empty() {
-        details["group"] = call.resource.group.as_str().into();
-    }
-    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
-}
-
-fn delete_all(call: &Call<'_>, options: &DeleteOptions) -> Result<Answer, Refusal> {
-    let Answer { value: list, .. } = list(call)?;
-    let namespaces = list["items"].as_array().into_iter().flatten();
-    let keys: Vec<Key> = namespaces
-        .map(|object| Key::new(&call.resource.key(), store::namespace(object), store::name(object)))
-        .collect();
-    if !call.is_dry_run() && !options.is_dry_run {
-        call.world.change(|state| {
-            for key in &keys {
-                remove(state, key, &options.propagation);
-            }
-        });
-    }
-    Ok(Answer::ok(list))
-}
-
-/// Deletes an object, or marks it where finalizers hold it; then it is returned.
-pub(crate) fn remove(state: &mut State, key: &Key, propagation: &str) -> Option<Arc<Value>> {
-    let object = Arc::clone(state.store.find(key)?);
-    let mut finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-    match propagation {
-        "Foreground" => finalizers.push("foregroundDeletion".into()),
-        "Orphan" => orphan(state, store::uid(&object)),
-        _ => {}
-    }
-    if finalizers.is_empty() {
-        state.store.remove(key);
-        return None;
-    }
-    state.store.update(key, |object| {
-        object["metadata"]["finalizers"] = finalizers.into();
-        if object["metadata"]["deletionTimestamp"].is_null() {
-            object["metadata"]["deletionTimestamp"] = clock::rfc3339(clock::now()).into();
-            object["metadata"]["deletionGracePeriodSeconds"] = json!(0);
-        }
-    })
-}
-
-/// Takes an owner out of everything it owns.
-fn orphan(state: &mut State, uid: &str) {
-    let owned: Vec<Key> = state
-        .store
-        .all()
-        .filter(|(_, object)| {
-            object["metadata"]["ownerReferences"]
-                .as_array()
-                .is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid))
-        })
-        .map(|(key, _)| key.clone())
-        .collect();
-    for key in owned {
-        state.store.update(&key, |object| {
-            if let Some(owners) = object["metadata"]["ownerReferences"].as_array_mut() {
-                owners.retain(|owner| owner["uid"] != uid);
-            }
-        });
-    }
-}
-
-fn key(call: &Call<'_>) -> Key {
+/// Where the object of a request is.
+pub(super) fn key(call: &Call<'_>) -> Key {
     Key::new(
         &call.resource.key(),
         call.namespace.as_deref().unwrap_or_default(),

@@ -3,6 +3,7 @@
 mod admission;
 mod auth;
 mod crud;
+mod delete;
 mod discovery;
 mod expand;
 mod openapi;
@@ -31,7 +32,7 @@ use crate::{
     world::{User, World},
 };
 pub(crate) use admission::default_vm;
-pub(crate) use crud::remove as remove_object;
+pub(crate) use delete::remove as remove_object;
 pub(crate) use expand::expand as expand_vm;
 use resources::Resource;
 

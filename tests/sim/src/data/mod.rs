@@ -2,6 +2,7 @@
 
 mod archive;
 pub(crate) mod body;
+mod content;
 pub(crate) mod exporter;
 mod manifest;
 pub(crate) mod proxy;

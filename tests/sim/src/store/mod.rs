@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::{api::resources::Resource, clock, rng::Rng};
 
 /// How many changes are kept.
-const HISTORY: usize = 20_000;
+const HISTORY: usize = 5000;
 /// Where resource versions begin; older ones are too old.
 const FIRST_REVISION: u64 = 1000;
 

@@ -236,3 +236,25 @@ async fn a_volume_without_its_image_is_500_though_the_exporter_is_ready() {
         url(&export, "external", "web-root", "raw").replace("/volumes/web-root/disk.img", "/exportready");
     assert_eq!(cluster.client.get(ready).send().await.unwrap().status(), 200);
 }
+
+#[tokio::test]
+async fn transfers_are_cut_when_the_ttl_ends_and_when_the_vm_starts() {
+    for is_start in [false, true] {
+        let (cluster, raw, _) = ready().await;
+        cluster.simulator.fault(Fault::new(FaultKind::Slow { bytes_per_second: 200_000 }));
+        let transfer = fetch(&cluster, &raw);
+        let (namespace, name, export) = ("demo".to_owned(), "web".to_owned(), "e".to_owned());
+        let action = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            cluster.simulator.act(if is_start {
+                Action::StartVm { namespace, name }
+            } else {
+                Action::ExpireTtl { namespace, export }
+            });
+        };
+        let ((bytes, is_whole), ()) = tokio::join!(transfer, action);
+        assert!(!is_whole && bytes.len() < SIZE);
+        let expected = if is_start { 503 } else { 404 };
+        assert_eq!(cluster.data(Method::HEAD, &raw).send().await.unwrap().status(), expected);
+    }
+}

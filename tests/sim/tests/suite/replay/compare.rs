@@ -167,3 +167,34 @@ pub(super) fn differences(path: &str, wanted: &Value, found: &Value) -> Vec<Stri
         _ => vec![format!("{path} is {found} instead of {wanted}")],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn differences_are_found_and_variations_are_not() {
+        let uid = "0f8fad5b-d9cb-469f-a165-70867728950e";
+        let wanted = json!({"metadata": {"name": format!("x-{uid}"), "uid": uid}, "a": [1, 2], "b": "10Mi", "c": null});
+        let same = json!({"metadata": {"name": format!("x-{uid}"), "uid": "other"}, "a": [1, 2], "b": "10Mi", "c": null});
+        assert!(differences("", &normal(&wanted), &normal(&same)).is_empty());
+        for (place, value) in [
+            ("/metadata/uid", json!(7)),
+            ("/metadata/name", json!("y")),
+            ("/a", json!([1])),
+            ("/a/0", json!(2)),
+            ("/b", json!("11Mi")),
+            ("/c", json!("")),
+        ] {
+            let mut other = same.clone();
+            *other.pointer_mut(place).unwrap() = value;
+            assert_eq!(differences("", &normal(&wanted), &normal(&other)).len(), 1, "{place}");
+        }
+        let mut other = same;
+        other["d"] = json!({});
+        assert_eq!(differences("", &normal(&wanted), &normal(&other)).len(), 1);
+        assert_eq!(differences("", &normal(&other), &normal(&wanted)).len(), 1);
+    }
+}
