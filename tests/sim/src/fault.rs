@@ -247,6 +247,18 @@ pub enum Action {
     /// A new internal CA, and new exporter pods with new certificates. Running transfers finish, as they do
     /// when an exporter reaches its deadline.
     RotateCertificate,
+    /// The link to the data path gets a rate that all transfers share, a latency that each request has, and a
+    /// stall each second. Zeros take them away.
+    ShapeLink {
+        /// Bytes a second; 0 is no limit.
+        bytes_per_second: u64,
+        /// What each request takes at least.
+        #[serde(default, rename = "latency_ms", with = "millis")]
+        latency: Duration,
+        /// How long nothing moves, once a second.
+        #[serde(default, rename = "stall_ms", with = "millis")]
+        stall: Duration,
+    },
     /// The VM starts.
     StartVm {
         /// Where the VM is.

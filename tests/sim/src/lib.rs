@@ -15,6 +15,7 @@
 //! - **The webhooks'** defaults and refusals for exports, snapshots, restores and migrations.
 //! - **The data path**: the export proxy, and exporters that are reached by port-forward or
 //!   [`Simulator::service_address`]: raw with ranges, gzip, trees, archives, manifests, the token.
+//! - **The link** to the data path: a rate that all transfers share, latency, stalls ([`Action::ShapeLink`]).
 //! - **Faults**: [`Fault`] for what goes wrong with requests, [`Action`] for what happens in the cluster; both also
 //!   by `POST /simulator/faults` at the API server, for those who may do everything.
 //!
@@ -52,6 +53,7 @@ mod data;
 mod disk;
 mod fault;
 mod http;
+mod link;
 mod log;
 mod refusal;
 mod rng;

@@ -19,6 +19,7 @@ use crate::{
     config::{Config, Rule},
     disk::Disk,
     fault::Faults,
+    link::Link,
     log::Log,
     rng::Rng,
     store::{self, Key, Store},
@@ -43,6 +44,7 @@ pub(crate) struct World {
     pub(crate) api_tls: Arc<ServerConfig>,
     pub(crate) ingress_ca_pem: String,
     pub(crate) ingress: Identity,
+    pub(crate) link: Arc<Link>,
     state: Mutex<State>,
     changed: watch::Sender<u64>,
     /// Ends what outlives a request: port-forwards, services' listeners.
@@ -191,6 +193,7 @@ impl World {
             api_tls: api.config,
             ingress_ca_pem: ingress_ca.pem().to_owned(),
             ingress,
+            link: Arc::default(),
             state: Mutex::new(state),
             changed: watch::Sender::new(0),
             stop: CancellationToken::new(),

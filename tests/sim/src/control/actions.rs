@@ -37,6 +37,9 @@ pub(crate) fn act(world: &World, action: Action) {
             state.store.remove(&Key::new("/pods", &namespace, &export::pod_name(&export)));
         }
         Action::RotateCertificate => rotate(state),
+        Action::ShapeLink { bytes_per_second, latency, stall } => {
+            world.link.shape(bytes_per_second, latency, stall);
+        }
         Action::StartVm { namespace, name } => vm::set_running(state, &namespace, &name, true),
         Action::StopVm { namespace, name } => vm::set_running(state, &namespace, &name, false),
         Action::TokenJunk { namespace, export, before, after } => {

@@ -11,6 +11,7 @@ use crate::{
 };
 
 pub(super) fn step(state: &mut State) {
+    empty_namespaces(state);
     collect_orphans(state);
     finish_deletions(state);
     forget_contents(state);
@@ -51,6 +52,21 @@ fn is_foreground(object: &Value) -> bool {
 
 fn finalizers(object: &Value) -> impl Iterator<Item = &Value> {
     object["metadata"]["finalizers"].as_array().into_iter().flatten()
+}
+
+/// What was in a namespace that is gone.
+fn empty_namespaces(state: &mut State) {
+    let lost: Vec<Key> = state
+        .store
+        .all()
+        .filter(|(key, _)| {
+            !key.namespace.is_empty() && state.store.get("/namespaces", "", &key.namespace).is_none()
+        })
+        .map(|(key, _)| key.clone())
+        .collect();
+    for key in lost {
+        state.store.remove(&key);
+    }
 }
 
 /// Takes away the finalizers that a controller of the real cluster would take away.

@@ -18,6 +18,7 @@ use crate::{
     disk::{Disk, to_usize},
     fault::FaultKind,
     http::{self, Body},
+    link::Link,
     log::Entry,
 };
 
@@ -37,13 +38,14 @@ pub(super) struct Shape {
     rate: Option<u64>,
     /// Offsets of the disk whose byte is changed.
     pub(super) corrupt: Vec<u64>,
+    link: Arc<Link>,
     /// How much of the disk a gzip stream holds.
     pub(super) short: Option<u64>,
 }
 
 impl Shape {
-    pub(super) fn new(faults: &[FaultKind]) -> Self {
-        let mut shape = Self::default();
+    pub(super) fn new(faults: &[FaultKind], link: &Arc<Link>) -> Self {
+        let mut shape = Self { link: Arc::clone(link), ..Self::default() };
         for fault in faults {
             match *fault {
                 FaultKind::CutAfter { bytes } => {
@@ -239,7 +241,7 @@ impl Flow {
             self.shape.stalls.remove(0);
             tokio::time::sleep(pause).await;
         }
-        let mut len = u64::try_from(self.rest.len()).unwrap_or(u64::MAX);
+        let mut len = u64::try_from(self.rest.len()).unwrap_or(u64::MAX).min(self.shape.link.piece());
         for limit in [self.shape.cut, self.shape.stalls.first().map(|(at, _)| *at)].into_iter().flatten() {
             len = len.min(limit.saturating_sub(self.sent).max(1));
         }
@@ -247,6 +249,11 @@ impl Flow {
             len = len.min((rate / 50).max(1));
             let micros = u128::from(self.sent) * 1_000_000 / u128::from(rate);
             let due = self.started + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+            tokio::time::sleep_until(due.into()).await;
+        }
+        let now = Instant::now();
+        let due = self.shape.link.reserve(len, now);
+        if due > now {
             tokio::time::sleep_until(due.into()).await;
         }
         let piece = self.rest.split_to(to_usize(len));

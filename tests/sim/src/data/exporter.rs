@@ -126,6 +126,10 @@ pub(super) async fn answer(
             _ => {}
         }
     }
+    let latency = world.link.latency();
+    if !latency.is_zero() {
+        tokio::time::sleep(latency).await;
+    }
     match token(world, exporter) {
         None => return http::empty(StatusCode::INTERNAL_SERVER_ERROR),
         // An empty token in the secret means that no token is asked for.
@@ -140,7 +144,9 @@ pub(super) async fn answer(
             manifest::answer(world, exporter, inquiry, is_external, is_secret)
         }
         Route::Volume { volume, link, file } => {
-            let mut response = serve_volume(exporter, inquiry, volume, link, file, &faults, entry);
+            let shape = Shape::new(&faults, &world.link);
+            let request = VolumeRequest { volume, link, file };
+            let mut response = serve_volume(exporter, inquiry, &request, shape, &faults, entry);
             if inquiry.method == Method::HEAD {
                 *response.body_mut() = http::full("");
             }
@@ -199,16 +205,21 @@ fn is_authorized(inquiry: &Inquiry<'_>, token: &[u8]) -> bool {
             .any(|(key, value)| key == TOKEN && value.as_bytes() == token)
 }
 
+/// What of which volume is asked for.
+struct VolumeRequest<'a> {
+    volume: &'a ExportedVolume,
+    link: Link,
+    file: &'a str,
+}
+
 fn serve_volume(
     exporter: &Exporter,
     inquiry: &Inquiry<'_>,
-    volume: &ExportedVolume,
-    link: Link,
-    file: &str,
+    &VolumeRequest { volume, link, file }: &VolumeRequest<'_>,
+    shape: Shape,
     faults: &[FaultKind],
     entry: &Arc<Entry>,
 ) -> Response<Body> {
-    let shape = Shape::new(faults);
     let stop = exporter.stop.clone();
     if volume.disk.is_missing() && link != Link::Dir {
         return http::empty(StatusCode::INTERNAL_SERVER_ERROR);

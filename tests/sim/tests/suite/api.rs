@@ -231,3 +231,15 @@ async fn subresources_start_and_stop() {
         .until(vm, |vm| vm["status"]["printableStatus"] == "Stopped" && vm["spec"]["runStrategy"] == "Halted")
         .await;
 }
+
+#[tokio::test]
+async fn a_namespace_takes_along_what_is_in_it() {
+    let cluster = Cluster::start().await;
+    cluster.simulator.add_vm(Vm::new("demo", "web").disk("root", Disk::zeros(10)));
+    cluster.call(Method::DELETE, "/api/v1/namespaces/demo", &Value::Null).await;
+    cluster.gone("/apis/kubevirt.io/v1/namespaces/demo/virtualmachines/web").await;
+    cluster.gone("/api/v1/namespaces/demo/persistentvolumeclaims/web-root").await;
+    let (status, refusal) =
+        cluster.call(Method::POST, &exports("demo"), &json!({"metadata": {"name": "e"}, "spec": {}})).await;
+    assert_eq!((status.as_u16(), &refusal["message"]), (404, &json!("namespaces \"demo\" not found")));
+}

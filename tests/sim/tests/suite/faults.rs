@@ -258,3 +258,20 @@ async fn transfers_are_cut_when_the_ttl_ends_and_when_the_vm_starts() {
         assert_eq!(cluster.data(Method::HEAD, &raw).send().await.unwrap().status(), expected);
     }
 }
+
+#[tokio::test]
+async fn transfers_share_the_link() {
+    let (cluster, raw, _) = ready().await;
+    let latency = Duration::from_millis(30);
+    let shape =
+        json!({"action": "shape-link", "bytes_per_second": 8 << 20, "latency_ms": 30, "stall_ms": 10});
+    assert_eq!(cluster.call(Method::POST, "/simulator/faults", &shape).await.0, 200);
+    let start = Instant::now();
+    let (a, b) = tokio::join!(fetch(&cluster, &raw), fetch(&cluster, &raw));
+    assert!(a.1 && b.1);
+    // Two MiB at eight a second.
+    assert!(start.elapsed() >= Duration::from_millis(250) + latency, "{:?}", start.elapsed());
+    let start = Instant::now();
+    cluster.data(Method::HEAD, &raw).send().await.unwrap();
+    assert!(start.elapsed() >= latency);
+}
