@@ -16,6 +16,7 @@ pub struct Disk {
     is_missing: bool,
     files: Vec<(String, Bytes)>,
     after_start: Option<Arc<Self>>,
+    gzip: Option<Arc<Self>>,
 }
 
 impl Disk {
@@ -78,6 +79,7 @@ impl Disk {
             is_missing: false,
             files: Vec::new(),
             after_start: None,
+            gzip: None,
         }
     }
 
@@ -92,6 +94,14 @@ impl Disk {
     #[must_use]
     pub fn failing_at(mut self, offset: u64) -> Self {
         self.fails_at = Some(offset);
+        self
+    }
+
+    /// The gzip link sends these bytes, made before: for measurements that are not to measure the simulator's
+    /// compression. They must be one gzip member with the disk's content.
+    #[must_use]
+    pub fn with_gzip(mut self, compressed: Self) -> Self {
+        self.gzip = Some(Arc::new(compressed));
         self
     }
 
@@ -160,6 +170,11 @@ impl Disk {
     /// How far a read that starts at zero gets.
     pub(crate) fn readable(&self) -> u64 {
         self.fails_at.map_or(self.len_bytes, |fails_at| fails_at.min(self.len_bytes))
+    }
+
+    /// The gzip that was made before; none where reads fail, which it does not know.
+    pub(crate) fn gzip(&self) -> Option<&Self> {
+        self.gzip.as_deref().filter(|_| self.fails_at.is_none())
     }
 
     pub(crate) fn is_missing(&self) -> bool {

@@ -19,6 +19,16 @@
 //! - **Faults**: [`Fault`] for what goes wrong with requests, [`Action`] for what happens in the cluster; both also
 //!   by `POST /simulator/faults` at the API server, for those who may do everything.
 //!
+//! ```json
+//! [
+//!   {"kind": "cut-after", "bytes": 1048576, "volume": "web-root", "link": "raw", "skip": 2, "times": 1},
+//!   {"kind": "stall", "after_bytes": 4096, "for_ms": 500},
+//!   {"kind": "status", "code": 503, "target": "api", "path": "/secrets"},
+//!   {"action": "start-vm", "namespace": "demo", "name": "web"},
+//!   {"action": "links-vanish", "namespace": "demo", "export": "e", "for_ms": 2000}
+//! ]
+//! ```
+//!
 //! # What differs from a real cluster
 //!
 //! - Links to the proxy have a port, since it listens on a free one.

@@ -97,17 +97,26 @@ fn summary(options: &Options, simulator: &Simulator) -> String {
     )
 }
 
-/// A stopped VM with a disk a file, in the order of names.
+/// A stopped VM with a disk a file, in the order of names. `disk.img.gz` beside `disk.img` is what its gzip link
+/// sends.
 fn vm_of_files(directory: &Path) -> io::Result<Vm> {
     let mut paths: Vec<PathBuf> =
         fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-    paths.retain(|path| path.is_file());
+    paths.retain(|path| {
+        path.is_file()
+            && !(path.extension().is_some_and(|end| end == "gz") && path.with_extension("").is_file())
+    });
     paths.sort();
     let mut vm = Vm::new("demo", "files");
     for path in paths {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
         let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        vm = vm.disk(name.trim_matches('-'), Disk::file(&path)?);
+        let mut disk = Disk::file(&path)?;
+        let compressed = PathBuf::from(format!("{}.gz", path.display()));
+        if compressed.is_file() {
+            disk = disk.with_gzip(Disk::file(&compressed)?);
+        }
+        vm = vm.disk(name.trim_matches('-'), disk);
     }
     Ok(vm)
 }

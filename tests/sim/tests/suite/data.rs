@@ -201,3 +201,13 @@ async fn a_service_has_an_address_for_those_who_resolve_its_name() {
     let by_address = format!("https://{address}/exportready");
     assert!(client.get(by_address).send().await.is_err(), "the certificate has no address");
 }
+
+#[tokio::test]
+async fn gzip_may_have_been_made_before() {
+    let cluster = Cluster::start().await;
+    let disk = Disk::zeros(SIZE).with_gzip(Disk::bytes(&b"any bytes"[..]));
+    cluster.simulator.add_vm(Vm::new("demo", "web").disk("root", disk));
+    let export = cluster.export("demo", "e", "web").await;
+    let gzip = url(&export, "external", "web-root", "gzip");
+    assert_eq!(cluster.data(Method::GET, &gzip).send().await.unwrap().text().await.unwrap(), "any bytes");
+}

@@ -48,6 +48,9 @@ async fn a_cut_breaks_the_connection_at_the_byte() {
     let (_, is_whole) = fetch(&cluster, &gzip).await;
     // Shorter than the cut, so unharmed.
     assert!(is_whole);
+    cluster.simulator.fault(Fault::new(FaultKind::CutAfter { bytes: 1000 }).link(Link::Gzip));
+    let (bytes, is_whole) = fetch(&cluster, &gzip).await;
+    assert_eq!((bytes.len(), is_whole), (1000, false));
     assert_eq!(fetch(&cluster, &raw).await, (disk(), true));
 }
 
