@@ -3,7 +3,11 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use serde_json::Value;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    task::JoinSet,
+};
 
 use crate::{
     api, cluster,
@@ -24,6 +28,8 @@ use crate::{
 pub struct Simulator {
     world: Arc<World>,
     _tasks: JoinSet<()>,
+    /// Its own, if it was started without one.
+    runtime: Option<Runtime>,
 }
 
 impl std::fmt::Debug for Simulator {
@@ -38,11 +44,17 @@ impl Drop for Simulator {
         for exporter in self.world.lock().exporters.values() {
             exporter.stop.cancel();
         }
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
 impl Simulator {
     /// Starts a cluster without VMs: the API server, the export proxy and the controllers.
+    ///
+    /// They run on the caller's runtime: nobody may block a thread that it needs (see
+    /// [`Simulator::start_blocking`]).
     ///
     /// # Errors
     ///
@@ -66,7 +78,24 @@ impl Simulator {
             move |request| data::proxy::handle(Arc::clone(&proxy_world), request),
         ));
         tasks.spawn(control::run(Arc::clone(&world)));
-        Ok(Self { world, _tasks: tasks })
+        Ok(Self { world, _tasks: tasks, runtime: None })
+    }
+
+    /// Starts a cluster on a runtime of its own: for tests that are not async, and that block while they run the
+    /// program under test.
+    ///
+    /// # Errors
+    ///
+    /// As [`Simulator::start`], or no thread can be started.
+    ///
+    /// # Panics
+    ///
+    /// On a thread that drives a runtime.
+    pub fn start_blocking(config: Config) -> io::Result<Self> {
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let mut simulator = runtime.block_on(Self::start(config))?;
+        simulator.runtime = Some(runtime);
+        Ok(simulator)
     }
 
     /// A kubeconfig with the administrator's token and the CA inlined.
@@ -140,9 +169,14 @@ impl Simulator {
     /// # Errors
     ///
     /// No port is free.
-    pub async fn service_address(&self, namespace: &str, export: &str) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(SocketAddr::new(self.world.api_address.ip(), 0)).await?;
+    pub fn service_address(&self, namespace: &str, export: &str) -> io::Result<SocketAddr> {
+        let listener = std::net::TcpListener::bind(SocketAddr::new(self.world.api_address.ip(), 0))?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let listener = {
+            let _context = self.world.runtime.enter();
+            TcpListener::from_std(listener)?
+        };
         let key = (namespace.to_owned(), export.to_owned());
         let world = Arc::clone(&self.world);
         self.world.spawn(async move {

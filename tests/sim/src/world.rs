@@ -10,7 +10,7 @@ use std::{
 
 use rustls::ServerConfig;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -47,6 +47,8 @@ pub(crate) struct World {
     pub(crate) link: Arc<Link>,
     state: Mutex<State>,
     changed: watch::Sender<u64>,
+    /// Where it runs.
+    pub(crate) runtime: Handle,
     /// Ends what outlives a request: port-forwards, services' listeners.
     pub(crate) stop: CancellationToken,
 }
@@ -196,6 +198,7 @@ impl World {
             link: Arc::default(),
             state: Mutex::new(state),
             changed: watch::Sender::new(0),
+            runtime: Handle::current(),
             stop: CancellationToken::new(),
         })
     }
@@ -229,7 +232,7 @@ impl World {
     /// Runs a task until it is done or the simulator ends.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = task => {}

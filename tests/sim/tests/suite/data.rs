@@ -185,7 +185,7 @@ async fn manifests_show_the_vm_with_its_sources() {
 async fn a_service_has_an_address_for_those_who_resolve_its_name() {
     let cluster = cluster().await;
     let export = cluster.export("demo", "e", "web").await;
-    let address = cluster.simulator.service_address("demo", "e").await.unwrap();
+    let address = cluster.simulator.service_address("demo", "e").unwrap();
     let cert = export["status"]["links"]["internal"]["cert"].as_str().unwrap();
     let raw = url(&export, "internal", "web-root", "raw");
     let raw = raw.replace("virt-export-e.demo.svc", &format!("virt-export-e.demo.svc:{}", address.port()));

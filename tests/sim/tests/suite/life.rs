@@ -207,3 +207,17 @@ async fn a_deleted_vm_leaves_its_export_skipped() {
     assert_eq!((reason(&skipped), &skipped["status"]["links"]), ("VMNotFound", &json!({})));
     cluster.gone("/apis/cdi.kubevirt.io/v1beta1/namespaces/demo/datavolumes/web-root").await;
 }
+
+#[test]
+fn a_simulator_may_have_a_runtime_of_its_own() {
+    let simulator = vmferry_sim::Simulator::start_blocking(Config::default()).unwrap();
+    simulator.add_vm(vm());
+    let client = crate::support::client(&[simulator.api_ca_pem()]);
+    let url = format!("{}/version", simulator.api_url());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let answer = runtime.block_on(async { client.get(&url).send().await.unwrap().text().await.unwrap() });
+    assert!(answer.contains("gitVersion"));
+    assert!(simulator.service_address("demo", "e").is_ok());
+    drop(simulator);
+    assert!(runtime.block_on(client.get(url).send()).is_err());
+}
