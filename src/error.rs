@@ -18,6 +18,8 @@ pub struct Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
+    /// The cluster refused: no such object, no right, a conflict, a feature that is off.
+    Cluster,
     /// Anything without a kind of its own: I/O errors, corrupt images, full disks.
     Failed,
     /// A signal or the caller ended the run; it can be resumed.
@@ -28,6 +30,8 @@ pub enum ErrorKind {
     Refused,
     /// The source changed, or is shorter or longer than announced.
     SourceChanged,
+    /// What was waited for did not come in the time that was given.
+    TimedOut,
     /// A parameter is wrong.
     Usage,
     /// Content or structure is not what it must be.
@@ -36,12 +40,14 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
+        Self::Cluster,
         Self::Failed,
         Self::Interrupted,
         Self::Network,
         Self::Refused,
         Self::SourceChanged,
+        Self::TimedOut,
         Self::Usage,
         Self::Verification,
     ];
@@ -55,17 +61,21 @@ impl ErrorKind {
             Self::SourceChanged => 4,
             Self::Refused => 5,
             Self::Interrupted | Self::Network => 6,
+            Self::Cluster => 7,
+            Self::TimedOut => 8,
         }
     }
 
     /// Stable name, as in JSON output.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Cluster => "cluster-refused",
             Self::Failed => "failed",
             Self::Interrupted => "interrupted",
             Self::Network => "network",
             Self::Refused => "refused",
             Self::SourceChanged => "source-changed",
+            Self::TimedOut => "timed-out",
             Self::Usage => "usage",
             Self::Verification => "verification-failed",
         }

@@ -75,6 +75,8 @@ Exit codes:
   4    the source changed, or is shorter or longer than announced
   5    refused by policy: output exists or is in use, backing file, impossible layout
   6    interrupted, or the network gave up; run the same command again to resume
+  7    the cluster refused: no such object, no right, a conflict
+  8    a wait ran out before what was waited for came
   130  stopped by SIGINT, 143 by SIGTERM; run the same command again to resume
 
 Environment:

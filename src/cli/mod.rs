@@ -146,11 +146,13 @@ mod tests {
         assert_eq!(
             codes,
             [
+                ("cluster-refused", 7, 7, 7),
                 ("failed", 1, 1, 1),
                 ("interrupted", 6, 130, 143),
                 ("network", 6, 6, 6),
                 ("refused", 5, 5, 5),
                 ("source-changed", 4, 4, 4),
+                ("timed-out", 8, 8, 8),
                 ("usage", 2, 2, 2),
                 ("verification-failed", 3, 3, 3),
             ]
@@ -160,7 +162,7 @@ mod tests {
     #[test]
     fn exit_codes_are_documented() {
         let help = Cli::command().render_help().to_string();
-        for code in ["0", "1", "2", "3", "4", "5", "6", "130", "143"] {
+        for code in ["0", "1", "2", "3", "4", "5", "6", "7", "8", "130", "143"] {
             assert!(help.contains(&format!(" {code} ")), "{code}");
         }
     }
