@@ -81,8 +81,36 @@ pub(crate) fn check_partial(summary: &Summary, file: &File, paths: &TargetPaths)
 }
 
 fn what_changed(before: &SourceIdentity, now: &SourceIdentity) -> String {
-    use SourceIdentity::{File, Http, Image};
+    use SourceIdentity::{Export, File, Http, Image};
     match (before, now) {
+        (
+            Export { source, uid, generation, stopped_since, volume_uid, volume_size, volume },
+            Export {
+                source: new_source,
+                uid: new_uid,
+                generation: new_generation,
+                stopped_since: new_since,
+                volume_uid: new_volume_uid,
+                volume_size: new_size,
+                volume: new_volume,
+            },
+        ) => {
+            if (source, volume) != (new_source, new_volume) {
+                format!("it was volume {volume} of a {source} and is volume {new_volume} of a {new_source}")
+            } else if uid != new_uid {
+                format!("the {source} was deleted and made anew")
+            } else if volume_uid != new_volume_uid {
+                format!("the claim of volume {volume} was deleted and made anew")
+            } else if volume_size != new_size {
+                format!("the claim of volume {volume} has another size")
+            } else if generation != new_generation {
+                format!("the specification of the {source} was changed; starting a VM does that too")
+            } else if stopped_since != new_since {
+                "the VM was started in between".into()
+            } else {
+                "nothing that is known".into()
+            }
+        }
         (
             File { device, inode, size, modified_ns, .. },
             File { device: new_device, inode: new_inode, size: new_size, modified_ns: new_modified, .. },

@@ -99,6 +99,24 @@ pub trait ByteStore: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum SourceIdentity {
+    /// A volume that KubeVirt exports. Exports come and go; what they are made of stays.
+    Export {
+        /// Kind of the object that is exported: `VirtualMachine`, `VirtualMachineSnapshot`,
+        /// `PersistentVolumeClaim`.
+        source: String,
+        /// Its UID.
+        uid: String,
+        /// Generation of its specification: starting a VM changes it.
+        generation: Option<i64>,
+        /// Since when a VM has not been running, as the cluster says.
+        stopped_since: Option<String>,
+        /// UID of the volume's claim; `None` where the volume was made for the export.
+        volume_uid: Option<String>,
+        /// Size that the claim asks for.
+        volume_size: Option<String>,
+        /// Name of the volume.
+        volume: String,
+    },
     /// A file on this machine.
     File {
         /// Device number.

@@ -28,6 +28,11 @@ impl Rate {
         Self { bytes_per_second: bytes_per_second.max(1), paid: Arc::default() }
     }
 
+    /// The limit.
+    pub fn bytes_per_second(&self) -> u64 {
+        self.bytes_per_second
+    }
+
     /// Waits until `len` more bytes may be taken.
     pub(super) async fn take(&self, len: usize) {
         let wait = self.charge(len, Instant::now());
