@@ -2,7 +2,11 @@
 
 mod conversion;
 pub mod error;
+#[cfg(feature = "kubevirt")]
+mod export;
 pub mod image;
+#[cfg(feature = "kubevirt")]
+pub mod kubevirt;
 pub mod pipeline;
 pub mod secret;
 mod sink;
@@ -10,6 +14,11 @@ pub mod source;
 mod sys;
 mod tls;
 
+#[cfg(feature = "kubevirt")]
+pub use crate::export::{
+    Export, ExportBuilder, ExportEvent, ExportOf, ExportOptions, ExportPlan, ExportReport, ExportTarget,
+    PlannedOutput, SourceChoice, VolumeRecord,
+};
 pub use crate::{
     conversion::{
         Conversion, ConversionBuilder, ConversionOptions, ConversionReport, ConversionSource, ResumePolicy,

@@ -1,0 +1,220 @@
+//! Where the outputs of an export are.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions},
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use vmferry_formats::Format;
+
+use super::ExportTarget;
+use crate::{
+    conversion::{ConversionOptions, Target},
+    error::{Error, Result},
+    kubevirt::{PlannedVolume, file_name},
+    pipeline::target::TargetPaths,
+};
+
+/// Where things go.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    target: ExportTarget,
+    /// `DIRECTORY/<vm>`.
+    directory: Option<PathBuf>,
+    /// `DIRECTORY`, if it was not there.
+    new: Option<PathBuf>,
+}
+
+impl Places {
+    /// For the VM (or what else is exported) called `base`.
+    pub(super) fn new(target: &ExportTarget, base: &str) -> Self {
+        let directory = match target {
+            ExportTarget::Directory(directory) => Some(directory.join(file_name(base))),
+            ExportTarget::File(_) | ExportTarget::Stdout => None,
+        };
+        let new = match target {
+            ExportTarget::Directory(directory) if !directory.exists() => Some(directory.clone()),
+            _ => None,
+        };
+        Self { target: target.clone(), directory, new }
+    }
+
+    /// The directory that is filled.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
+    /// What the user is told: the directory or the file.
+    pub(super) fn shown(&self) -> Option<PathBuf> {
+        match &self.target {
+            ExportTarget::Directory(_) => self.directory.clone(),
+            ExportTarget::File(file) => Some(file.clone()),
+            ExportTarget::Stdout => None,
+        }
+    }
+
+    /// Where the state of the run is kept.
+    pub(super) fn state(&self) -> Option<PathBuf> {
+        match &self.target {
+            ExportTarget::Directory(_) => Some(self.directory.as_ref()?.join(STATE_FILE)),
+            ExportTarget::File(file) => {
+                let mut name = file.file_name()?.to_owned();
+                name.push(".partial.run");
+                Some(file.with_file_name(name))
+            }
+            ExportTarget::Stdout => None,
+        }
+    }
+
+    /// The outputs of these volumes, in the same order.
+    ///
+    /// # Errors
+    /// There are several, and only one place.
+    pub(super) fn outputs(&self, volumes: &[PlannedVolume], format: Format) -> Result<Vec<Target>> {
+        let single = |target: Target| match volumes {
+            [_] => Ok(vec![target]),
+            several => {
+                let names: Vec<&str> = several.iter().map(|volume| volume.name.as_str()).collect();
+                Err(Error::usage(format!("{} volumes do not fit into one output", several.len())).with_hint(
+                    format!("name one with --volume ({}), or a directory as output", names.join(", ")),
+                ))
+            }
+        };
+        match &self.target {
+            ExportTarget::File(file) => single(Target::Path(file.clone())),
+            ExportTarget::Stdout => single(Target::Stdout),
+            ExportTarget::Directory(_) => {
+                let directory = self.directory.clone().unwrap_or_default();
+                let mut taken = BTreeSet::new();
+                let path = |volume: &PlannedVolume| {
+                    let base = file_name(&volume.name);
+                    let mut name = format!("{base}.{}", format.name());
+                    let mut number = 2;
+                    while !taken.insert(name.to_ascii_lowercase()) {
+                        name = format!("{base}-{number}.{}", format.name());
+                        number += 1;
+                    }
+                    Target::Path(directory.join(name))
+                };
+                Ok(volumes.iter().map(path).collect())
+            }
+        }
+    }
+
+    /// Makes the directory.
+    pub(super) fn create(&self) -> Result<()> {
+        match &self.directory {
+            Some(directory) => {
+                fs::create_dir_all(directory).map_err(|error| Error::io("create", directory, error))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the directories that were made, if nothing is in them.
+    pub(super) fn remove_if_empty(&self) {
+        for directory in [&self.directory, &self.new].into_iter().flatten() {
+            // It is no matter if there is something in it.
+            let _ = fs::remove_dir(directory);
+        }
+    }
+
+    /// Bytes that are free where the outputs go.
+    pub(super) fn free(&self) -> Option<u64> {
+        let mut place = match &self.target {
+            ExportTarget::Directory(directory) => directory.clone(),
+            ExportTarget::File(file) => file.parent().map(Path::to_owned).unwrap_or_default(),
+            ExportTarget::Stdout => return None,
+        };
+        loop {
+            if place.as_os_str().is_empty() {
+                place = PathBuf::from(".");
+            }
+            if let Ok(found) = rustix::fs::statvfs(&place) {
+                return found.f_bavail.checked_mul(found.f_frsize);
+            }
+            place = place.parent()?.to_owned();
+        }
+    }
+}
+
+/// Refuses, before anything is made, what a conversion would refuse once it begins.
+///
+/// # Errors
+/// An output exists, and may not be overwritten.
+pub(super) fn check_free(outputs: &[Target], options: &ConversionOptions) -> Result<()> {
+    for output in outputs {
+        if let Target::Path(path) = output {
+            let paths = TargetPaths::new(path, options.journal.as_deref(), options.force)?;
+            if fs::symlink_metadata(&paths.journal).is_err() {
+                paths.check_free()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a small file, whole or not at all, readable by its owner alone.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    let write = || {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        // The name is durable when its directory is.
+        File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
+    };
+    write().map_err(|error| Error::io("write", path, error))
+}
+
+/// The state of a run in its directory.
+const STATE_FILE: &str = ".vmferry-run";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volumes(names: &[&str]) -> Vec<PlannedVolume> {
+        names.iter().map(|&name| PlannedVolume { name: name.into(), claim: name.into() }).collect()
+    }
+
+    #[test]
+    fn outputs_stay_in_the_directory_and_apart() {
+        let places = Places::new(&ExportTarget::Directory("out".into()), "../evil");
+        let outputs =
+            places.outputs(&volumes(&["root", "../../etc/x", "a/b", "a_b"]), Format::Qcow2).unwrap();
+        let expected = ["root.qcow2", "_.._etc_x.qcow2", "a_b.qcow2", "a_b-2.qcow2"]
+            .map(|name| Target::Path(PathBuf::from("out/_evil").join(name)));
+        assert_eq!(outputs, expected);
+        assert_eq!(places.state().unwrap(), Path::new("out/_evil/.vmferry-run"));
+    }
+
+    #[test]
+    fn one_output_takes_one_volume() {
+        for target in [ExportTarget::File("x.raw".into()), ExportTarget::Stdout] {
+            let places = Places::new(&target, "db");
+            assert_eq!(places.outputs(&volumes(&["root"]), Format::Raw).unwrap().len(), 1);
+            let error = places.outputs(&volumes(&["root", "data"]), Format::Raw).unwrap_err();
+            assert!(error.hint().unwrap().contains("root, data"), "{error}");
+        }
+    }
+
+    #[test]
+    fn small_files_are_written_whole_and_for_their_owner() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vm.yaml");
+        write_whole(&path, b"one").unwrap();
+        write_whole(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}

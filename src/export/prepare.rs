@@ -1,0 +1,296 @@
+//! What is to be done: looked up before anything is made.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde_json::Value;
+
+use super::{Export, ExportOf, SourceChoice, output::Places, state::RunState};
+use crate::{
+    conversion::Target,
+    error::{Error, ErrorKind, Result},
+    kubevirt::{
+        Consistency, ExportSource, LeftOut, PlannedVolume, Power, Quiesce, Reach, Right, SessionOptions,
+        Snapshot, TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, Teller, VolumePlan, no_agent,
+    },
+};
+
+/// What an export would do.
+#[derive(Clone, Debug)]
+pub struct ExportPlan {
+    /// Namespace.
+    pub namespace: String,
+    /// The VM, or what else is exported.
+    pub name: String,
+    /// How the disks are come by, in words.
+    pub source: String,
+    /// Kinds of the objects that are made in the cluster.
+    pub objects: Vec<&'static str>,
+    /// How long the export may live there.
+    pub ttl: Duration,
+    /// The volumes and where they go.
+    pub volumes: Vec<PlannedOutput>,
+    /// Volumes that are left out.
+    pub left_out: Vec<LeftOut>,
+    /// Most bytes that the outputs can take, as far as the sizes of the volumes are known.
+    pub space_needed: u64,
+    /// Bytes that are free there, if that can be told.
+    pub space_free: Option<u64>,
+}
+
+/// A volume and where it goes.
+#[derive(Clone, Debug)]
+pub struct PlannedOutput {
+    /// What the VM calls it.
+    pub volume: String,
+    /// Its claim.
+    pub claim: String,
+    /// Size of its claim in bytes, if it is there; the disk may be smaller.
+    pub size: Option<u64>,
+    /// The output; `None` for standard output.
+    pub output: Option<PathBuf>,
+}
+
+/// How the disks are come by.
+#[derive(Clone, Debug)]
+pub(super) enum Means {
+    /// By an export of this.
+    Direct(ExportSource),
+    /// By an export that is there already.
+    Follow(String),
+    /// By an export of a snapshot that is made of this VM.
+    Through(String),
+}
+
+/// What a run begins with.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) plan: ExportPlan,
+    pub(super) means: Means,
+    pub(super) volumes: VolumePlan,
+    /// The VM's whole object, if there is one.
+    pub(super) vm: Option<Value>,
+    pub(super) snapshot: Option<Snapshot>,
+    pub(super) consistency: Consistency,
+    pub(super) rights: Vec<Right>,
+}
+
+impl Export {
+    /// What the directory of the outputs is called after.
+    pub(super) async fn base_name(&self) -> Result<String> {
+        match &self.of {
+            ExportOf::Claim(name) | ExportOf::Vm(name) => Ok(name.clone()),
+            ExportOf::Snapshot(name) => self.cluster.vm_of_snapshot(name).await,
+            ExportOf::Existing(name) => self.cluster.source_of_export(name).await.map(|(_, base)| base),
+        }
+    }
+
+    /// Looks everything up. `state` is what an earlier run left.
+    pub(super) async fn prepare(&self, state: Option<&RunState>) -> Result<Prepared> {
+        let name = self.base_name().await?;
+        let places = Places::new(&self.target, &name);
+        let mut found = match &self.of {
+            ExportOf::Vm(vm) => self.of_vm(vm, state.and_then(|state| state.snapshot.as_deref())).await?,
+            ExportOf::Claim(claim) => {
+                Looked::direct(ExportSource::Claim(claim.clone()), VolumePlan::of_claim(claim))
+            }
+            ExportOf::Snapshot(snapshot) => {
+                let means = Means::Direct(ExportSource::Snapshot(snapshot.clone()));
+                self.of_snapshot(snapshot, means).await?
+            }
+            ExportOf::Existing(export) => self.of_existing(export).await?,
+        };
+        found.volumes = found.volumes.select(&self.options.volumes)?;
+        let mut volumes = Vec::new();
+        let outputs = places.outputs(&found.volumes.volumes, self.spec.format())?;
+        for (volume, output) in found.volumes.volumes.iter().zip(outputs) {
+            let size = self.cluster.claim_size(&volume.claim).await?;
+            if size.is_none()
+                && matches!(found.means, Means::Direct(ExportSource::VirtualMachine(_)) | Means::Through(_))
+            {
+                return Err(missing_claim(self.cluster.namespace(), volume));
+            }
+            volumes.push(PlannedOutput {
+                volume: volume.name.clone(),
+                claim: volume.claim.clone(),
+                size,
+                output: match output {
+                    Target::Path(path) => Some(path),
+                    Target::Stdout => None,
+                },
+            });
+        }
+        let space_needed = volumes.iter().filter_map(|volume| volume.size).sum();
+        let (objects, mut rights): (Vec<&'static str>, Vec<Right>) = match &found.means {
+            Means::Follow(_) => (Vec::new(), TO_FOLLOW.to_vec()),
+            Means::Direct(_) => (vec!["VirtualMachineExport", "Secret"], TO_EXPORT.to_vec()),
+            Means::Through(_) => (
+                vec!["VirtualMachineSnapshot", "VirtualMachineExport", "Secret"],
+                TO_EXPORT.into_iter().chain(TO_SNAPSHOT).collect(),
+            ),
+        };
+        if self.options.reach == Reach::PortForward {
+            rights.extend(TO_FORWARD);
+        }
+        let plan = ExportPlan {
+            namespace: self.cluster.namespace().to_owned(),
+            name,
+            source: found.source,
+            objects,
+            ttl: self.session_options("", space_needed).time_to_live(),
+            volumes,
+            left_out: found.volumes.left_out.clone(),
+            space_needed,
+            space_free: places.free(),
+        };
+        Ok(Prepared {
+            plan,
+            means: found.means,
+            volumes: found.volumes,
+            vm: found.vm,
+            snapshot: found.snapshot,
+            consistency: found.consistency,
+            rights,
+        })
+    }
+
+    pub(super) fn session_options(&self, run: &str, bytes: u64) -> SessionOptions {
+        SessionOptions {
+            ttl: self.options.ttl,
+            expected_bytes: bytes,
+            rate: self
+                .options
+                .conversion
+                .source
+                .http
+                .rate
+                .as_ref()
+                .map(crate::source::Rate::bytes_per_second),
+            wait: self.options.wait,
+            insecure: self.options.conversion.source.http.insecure,
+            service_url: self.options.service_url.clone(),
+            ..SessionOptions::new(run)
+        }
+    }
+
+    async fn of_vm(&self, name: &str, left_snapshot: Option<&str>) -> Result<Looked> {
+        let vm = self.cluster.vm(name).await?;
+        if let Some(snapshot) = left_snapshot {
+            if !self.cluster.has_snapshot(snapshot).await? {
+                return Err(Error::new(
+                    ErrorKind::SourceChanged,
+                    format!("the snapshot {snapshot} that the interrupted run had made is gone"),
+                )
+                .with_hint("start again with another one: --restart"));
+            }
+            return self.of_snapshot(snapshot, Means::Through(name.to_owned())).await;
+        }
+        let place = format!("VM {}/{name}", self.cluster.namespace());
+        let power = self.cluster.power(name).await?;
+        let direct = match (self.options.source, power) {
+            (SourceChoice::Auto | SourceChoice::Vm, Power::Stopped) => true,
+            (SourceChoice::Auto | SourceChoice::Snapshot, _) => false,
+            (SourceChoice::Vm, Power::Running { .. }) => {
+                return Err(Error::refused(format!(
+                    "{place} runs, and only a stopped VM can be exported directly"
+                ))
+                .with_hint(format!("stop it ('virtctl stop {name}'), or take --source snapshot")));
+            }
+        };
+        let volumes = VolumePlan::of_vm(&vm.object);
+        if !direct {
+            let selected = volumes.clone().select(&self.options.volumes)?;
+            selected.check_snapshottable(&vm.status.volume_snapshot_statuses)?;
+            if self.options.quiesce == Quiesce::Require && power == (Power::Running { agent: false }) {
+                return Err(no_agent(name));
+            }
+        }
+        let state = if power == Power::Stopped { "stopped" } else { "running" };
+        Ok(Looked {
+            source: if direct {
+                format!("{place}, {state}, directly")
+            } else {
+                format!("{place}, {state}, through a snapshot made for the export")
+            },
+            means: if direct {
+                Means::Direct(ExportSource::VirtualMachine(name.to_owned()))
+            } else {
+                Means::Through(name.to_owned())
+            },
+            volumes,
+            vm: Some(vm.object),
+            snapshot: None,
+            consistency: if direct { Consistency::Stopped } else { Consistency::Unknown },
+        })
+    }
+
+    async fn of_snapshot(&self, name: &str, means: Means) -> Result<Looked> {
+        let teller: Teller = std::sync::Arc::new(self.teller());
+        let snapshot = self.cluster.usable_snapshot(name, self.options.wait, &teller).await?;
+        Ok(Looked {
+            source: format!("snapshot {}/{name}", self.cluster.namespace()),
+            means,
+            volumes: snapshot.plan.clone(),
+            vm: snapshot.vm.clone(),
+            consistency: snapshot.consistency,
+            snapshot: Some(snapshot),
+        })
+    }
+
+    async fn of_existing(&self, name: &str) -> Result<Looked> {
+        let (source, _) = self.cluster.source_of_export(name).await?;
+        let means = Means::Follow(name.to_owned());
+        let shown =
+            format!("export {}/{name} of {} {}", self.cluster.namespace(), source.kind(), source.name());
+        let looked = match &source {
+            ExportSource::Snapshot(snapshot) => self.of_snapshot(snapshot, means).await?,
+            ExportSource::Claim(claim) => {
+                Looked { means, ..Looked::direct(source.clone(), VolumePlan::of_claim(claim)) }
+            }
+            ExportSource::VirtualMachine(vm) => {
+                let vm = self.cluster.vm(vm).await?;
+                Looked {
+                    means,
+                    volumes: VolumePlan::of_vm(&vm.object),
+                    vm: Some(vm.object),
+                    consistency: Consistency::Stopped,
+                    ..Looked::direct(source.clone(), VolumePlan::default())
+                }
+            }
+        };
+        Ok(Looked { source: shown, ..looked })
+    }
+}
+
+/// What was found out about the source.
+struct Looked {
+    source: String,
+    means: Means,
+    volumes: VolumePlan,
+    vm: Option<Value>,
+    snapshot: Option<Snapshot>,
+    consistency: Consistency,
+}
+
+impl Looked {
+    fn direct(source: ExportSource, volumes: VolumePlan) -> Self {
+        Self {
+            source: format!("{} {}", source.kind(), source.name()),
+            means: Means::Direct(source),
+            volumes,
+            vm: None,
+            snapshot: None,
+            consistency: Consistency::Unknown,
+        }
+    }
+}
+
+fn missing_claim(namespace: &str, volume: &PlannedVolume) -> Error {
+    Error::new(
+        ErrorKind::Cluster,
+        format!(
+            "volume {} has no claim: PersistentVolumeClaim {namespace}/{} does not exist",
+            volume.name, volume.claim
+        ),
+    )
+    .with_hint("KubeVirt would leave it out without a word; export the others by naming them with --volume")
+}

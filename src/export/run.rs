@@ -1,0 +1,511 @@
+//! An export from start to end, and what is left in the cluster if it fails.
+
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{
+    Export, ExportEvent, ExportReport, VolumeRecord,
+    output::{self, Places},
+    prepare::{Means, Prepared},
+    record::{ExportRecord, LeftOutRecord, RECORD_VERSION, SourceRecord},
+    state::{self, Found, RunState},
+};
+use crate::{
+    conversion::{Conversion, ConversionOptions, ConversionSource, ResumePolicy, Target},
+    error::{Error, ErrorKind, Result},
+    kubevirt::{
+        Consistency, ExportSource, LeftOut, Making, PlannedVolume, Session, SessionOptions, Snapshot, Teller,
+        demand, now, run_id, types::VirtualMachine,
+    },
+    pipeline::{manifest::Manifest, target::TargetPaths},
+    source::Links,
+};
+
+/// What there is of a run, for its end: good or bad.
+#[derive(Default)]
+struct Run {
+    id: String,
+    /// What the objects in the cluster are named after; `None` = none was made.
+    named_after: Option<String>,
+    with_snapshot: bool,
+    state: Option<RunState>,
+    session: Option<Arc<Session>>,
+    /// Bytes have been taken, by this run or an earlier one: there is something to go on with.
+    begun: bool,
+    bytes_read: u64,
+    way: Option<&'static str>,
+    consistency: Option<Consistency>,
+    volumes: Vec<VolumeRecord>,
+    left_out: Vec<LeftOut>,
+    warnings: Vec<String>,
+}
+
+impl Export {
+    pub(super) async fn go(self) -> Result<ExportReport> {
+        let started = Instant::now();
+        let mut run = Run::default();
+        let base = self.uncancelled(self.base_name()).await?;
+        let places = Places::new(&self.target, &base);
+        let worked = match self.open_state(&places, &mut run).await {
+            Ok(()) => self.work(&places, &mut run).await,
+            Err(error) => return Err(error),
+        };
+        match worked {
+            Ok(source) => {
+                // First: the outputs are complete, and what stays in the cluster is found by its label.
+                if let Some(state) = run.state.take() {
+                    state.remove()?;
+                }
+                self.clean_up(&mut run).await;
+                Ok(ExportReport {
+                    namespace: self.cluster.namespace().to_owned(),
+                    name: base,
+                    output: places.shown(),
+                    source,
+                    consistency: run.consistency.unwrap_or(Consistency::Unknown),
+                    way: run.way,
+                    volumes: run.volumes,
+                    left_out: run.left_out,
+                    bytes_read: run.bytes_read,
+                    elapsed: started.elapsed(),
+                    warnings: self.told_warnings().into_iter().chain(run.warnings).collect(),
+                })
+            }
+            Err(error) => Err(self.after_failure(&places, run, error).await),
+        }
+    }
+
+    /// Begins the run's state, or takes up what an earlier run left.
+    async fn open_state(&self, places: &Places, run: &mut Run) -> Result<()> {
+        let Some(path) = places.state() else {
+            run.id = run_id()?;
+            return Ok(());
+        };
+        places.create()?;
+        let of = format!("{} of namespace {}, as {}", self.of, self.cluster.namespace(), self.spec);
+        let (opened, left) = match state::open(&path)? {
+            Found::Fresh(opened) => (opened, None),
+            Found::Left(opened, left) => (opened, Some(left)),
+        };
+        let state = match (left, self.options.conversion.resume) {
+            (Some(left), ResumePolicy::Resume) if left.of == of => opened.take_up(left)?,
+            (Some(left), ResumePolicy::Resume | ResumePolicy::Refuse) => {
+                return Err(Error::refused(format!("an unfinished export is here: {}", left.of)).with_hint(
+                    "the same command without --no-resume goes on with it, --restart discards it",
+                ));
+            }
+            (Some(left), ResumePolicy::Restart) => {
+                let after = self.named_after();
+                if let Some(after) = after {
+                    // What it left in the cluster is of no use to anybody.
+                    self.uncancelled(self.cluster.remove_run(&after, &left.run, true)).await?;
+                }
+                opened.begin(run_id()?, &of)?
+            }
+            (None, _) => opened.begin(run_id()?, &of)?,
+        };
+        run.id.clone_from(&state.run);
+        run.begun = state.is_resumed;
+        run.state = Some(state);
+        Ok(())
+    }
+
+    /// Everything but the end; tells what was exported.
+    async fn work(&self, places: &Places, run: &mut Run) -> Result<String> {
+        let mut prepared = self.uncancelled(self.prepare(run.state.as_ref())).await?;
+        let outputs = places.outputs(&prepared.volumes.volumes, self.spec.format())?;
+        self.check_outputs(places, run, &prepared, &outputs)?;
+        self.uncancelled(demand(&self.cluster, &prepared.rights)).await?;
+        if let Means::Through(vm) = prepared.means.clone() {
+            self.through_snapshot(&vm, run, &mut prepared).await?;
+        }
+        run.consistency = Some(prepared.consistency);
+        let description = self.uncancelled(self.description(&prepared, run)).await?;
+        let session_source = self.convert_all(places, run, &mut prepared, &outputs).await?;
+        run.left_out.clone_from(&prepared.volumes.left_out);
+        if let Some(directory) = places.directory() {
+            self.describe(directory, run, &prepared, description.as_ref(), &session_source).await?;
+        }
+        Ok(format!("{} {}", session_source.kind(), session_source.name()))
+    }
+
+    fn check_outputs(
+        &self,
+        places: &Places,
+        run: &Run,
+        prepared: &Prepared,
+        outputs: &[Target],
+    ) -> Result<()> {
+        let options = &self.options.conversion;
+        if options.journal.is_some() && outputs.len() > 1 {
+            return Err(Error::usage("--journal names one file, and several volumes are exported")
+                .with_hint("leave it out: each volume has a journal beside it"));
+        }
+        let pending: Vec<Target> = prepared
+            .volumes
+            .volumes
+            .iter()
+            .zip(outputs)
+            .filter(|(volume, output)| {
+                self.done(places, run, volume, output).is_none() && !self.is_ours(run, volume, output)
+            })
+            .map(|(_, output)| output.clone())
+            .collect();
+        output::check_free(&pending, options)?;
+        if let Some(directory) = places.directory() {
+            for name in [DESCRIPTION, MANIFEST, SUMS] {
+                let path = directory.join(name);
+                if !options.force && !run.begun && fs::symlink_metadata(&path).is_ok() {
+                    return Err(Error::refused(format!("{} exists", path.display()))
+                        .with_hint("choose another directory, or say --force to overwrite what is there"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The record of a volume that an earlier run completed.
+    fn done(
+        &self,
+        places: &Places,
+        run: &Run,
+        volume: &PlannedVolume,
+        target: &Target,
+    ) -> Option<VolumeRecord> {
+        let Target::Path(path) = target else { return None };
+        let state = run.state.as_ref()?;
+        let len = fs::metadata(path).ok()?.len();
+        if let Some(record) = state.done.iter().find(|record| record.claim == volume.claim) {
+            return (len == record.output_size).then(|| record.clone());
+        }
+        if !self.is_ours(run, volume, target) {
+            return None;
+        }
+        // The run ended between the last step of the conversion and its own next line.
+        let manifest = Manifest::check(&TargetPaths::new(path, None, false).ok()?.manifest).ok()?;
+        let verified = self.options.conversion.verify;
+        (manifest.tail.output_size == len)
+            .then(|| VolumeRecord::of_manifest(volume, shown(places, target), &manifest, verified))
+    }
+
+    /// Whether what stands under an output's name is what this run, and no other, has completed there.
+    fn is_ours(&self, run: &Run, volume: &PlannedVolume, target: &Target) -> bool {
+        let (Target::Path(path), Some(state)) = (target, &run.state) else { return false };
+        let options = &self.options.conversion;
+        // With --force there may have been something before.
+        !options.force
+            && state.begun.contains(&volume.claim)
+            && TargetPaths::new(path, options.journal.as_deref(), false)
+                .is_ok_and(|paths| path.exists() && !paths.journal.exists())
+    }
+
+    async fn through_snapshot(&self, vm: &str, run: &mut Run, prepared: &mut Prepared) -> Result<()> {
+        let teller: Teller = Arc::new(self.teller());
+        let snapshot = match prepared.snapshot.take() {
+            Some(snapshot) => snapshot,
+            None => {
+                run.named_after = Some(vm.to_owned());
+                run.with_snapshot = true;
+                let making = Making { vm, run: &run.id, wait: self.options.wait };
+                let name = self.uncancelled(self.cluster.make_snapshot(making, &teller)).await?;
+                if let Some(state) = &mut run.state {
+                    state.remember_snapshot(&name)?;
+                }
+                self.uncancelled(self.cluster.usable_snapshot(&name, self.options.wait, &teller)).await?
+            }
+        };
+        (run.named_after, run.with_snapshot) = (Some(vm.to_owned()), true);
+        snapshot.check(self.options.quiesce, &teller)?;
+        let planned = std::mem::take(&mut prepared.volumes);
+        for volume in &planned.volumes {
+            if !snapshot.plan.volumes.iter().any(|there| there.claim == volume.claim) {
+                return Err(Error::refused(format!("volume {} is not in the snapshot {}", volume.name, snapshot.name))
+                    .with_hint("its storage has no snapshots: stop the VM and export it directly, or name other volumes with --volume"));
+            }
+        }
+        prepared.volumes = planned;
+        prepared.consistency = snapshot.consistency;
+        prepared.vm = snapshot.vm.clone().or_else(|| prepared.vm.take());
+        prepared.snapshot = Some(snapshot);
+        Ok(())
+    }
+
+    /// The VM's description, with instancetype and preference written out.
+    async fn description(&self, prepared: &Prepared, run: &mut Run) -> Result<Option<Value>> {
+        let Some(vm) = &prepared.vm else { return Ok(None) };
+        let expanded = match (&prepared.means, &prepared.snapshot) {
+            (_, Some(_)) => self.cluster.expanded(vm).await,
+            (Means::Direct(ExportSource::VirtualMachine(name)), None) => self.cluster.expanded_vm(name).await,
+            _ => self.cluster.expanded(vm).await,
+        };
+        Ok(Some(VirtualMachine::description(&match expanded {
+            Ok(expanded) if expanded.is_object() => expanded,
+            Ok(_) => vm.clone(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+            Err(error) => {
+                run.warnings.push(format!(
+                    "the VM's description is as it is in the cluster, instancetype and preference not written out: {error}"
+                ));
+                vm.clone()
+            }
+        })))
+    }
+
+    async fn convert_all(
+        &self,
+        places: &Places,
+        run: &mut Run,
+        prepared: &mut Prepared,
+        outputs: &[Target],
+    ) -> Result<ExportSource> {
+        let source = match &prepared.means {
+            Means::Direct(source) => source.clone(),
+            Means::Through(_) => {
+                let snapshot = prepared.snapshot.as_ref().map(|snapshot| snapshot.name.clone());
+                ExportSource::Snapshot(
+                    snapshot.ok_or_else(|| Error::failed("there is no snapshot; this is a bug"))?,
+                )
+            }
+            Means::Follow(name) => self.uncancelled(self.cluster.source_of_export(name)).await?.0,
+        };
+        let planned = prepared.volumes.volumes.clone();
+        let count = planned.len();
+        for (index, (volume, target)) in planned.iter().zip(outputs).enumerate() {
+            if let Some(record) = self.done(places, run, volume, target) {
+                run.volumes.push(record);
+                continue;
+            }
+            let session = match run.session.clone() {
+                Some(session) => session,
+                None => self.reach(run, prepared, &source, &volume.claim).await?,
+            };
+            let links: Arc<dyn Links> = Arc::new(self.uncancelled(session.links(&volume.claim)).await?);
+            let conversion =
+                Conversion::builder(ConversionSource::Links(links, self.options.transfer), target.clone())
+                    .spec(self.spec.clone())
+                    .options(ConversionOptions {
+                        // Complete, but without a manifest nobody can tell what it is: it is made again.
+                        force: self.options.conversion.force || self.is_ours(run, volume, target),
+                        ..self.options.conversion.clone()
+                    })
+                    .cancel_token(self.cancel.clone())
+                    .build()?;
+            let (number, name, progress) = (index + 1, volume.name.clone(), conversion.progress());
+            (self.listener)(ExportEvent::Begun { number, count, name, progress });
+            if let Some(state) = &mut run.state {
+                state.remember_begun(&volume.claim)?;
+                run.begun = true;
+            }
+            let converted = conversion.run().await;
+            (self.listener)(ExportEvent::Ended);
+            let report = converted?;
+            run.bytes_read += report.bytes_read;
+            let told = report.warnings.iter().map(|warning| format!("volume {}: {warning}", volume.name));
+            run.warnings.extend(told);
+            let record = VolumeRecord::new(volume, shown(places, target), &report);
+            if let Some(state) = &mut run.state {
+                state.remember(&record)?;
+            }
+            run.volumes.push(record);
+        }
+        Ok(source)
+    }
+
+    /// Makes or follows the export and finds a way to it.
+    async fn reach(
+        &self,
+        run: &mut Run,
+        prepared: &mut Prepared,
+        source: &ExportSource,
+        first: &str,
+    ) -> Result<Arc<Session>> {
+        let authorities = match &self.options.conversion.source.http.ca_file {
+            Some(path) => Some(fs::read(path).map_err(|error| Error::io("read", path, error))?),
+            None => None,
+        };
+        let options = self.session_options(&run.id, prepared.plan.space_needed);
+        let options = SessionOptions { authorities, named_after: run.named_after.clone(), ..options };
+        let session = match &prepared.means {
+            Means::Follow(name) => {
+                self.uncancelled(Session::follow(&self.cluster, name, options, self.teller())).await?
+            }
+            _ => {
+                run.named_after.get_or_insert_with(|| source.name().to_owned());
+                let begun = Session::begin(&self.cluster, source.clone(), options, self.teller());
+                self.uncancelled(begun).await?
+            }
+        };
+        run.session = Some(Arc::clone(&session));
+        let export = self.uncancelled(session.ready()).await?;
+        let links = export.status.links.internal.or(export.status.links.external).unwrap_or_default();
+        prepared.volumes = std::mem::take(&mut prepared.volumes).joined(&links.volumes)?;
+        let http = &self.options.conversion.source.http;
+        let choice = self.uncancelled(session.choose(self.options.reach, first, http)).await?;
+        run.way = Some(choice.way);
+        Ok(session)
+    }
+
+    /// Writes what stands beside the disks.
+    async fn describe(
+        &self,
+        directory: &Path,
+        run: &Run,
+        prepared: &Prepared,
+        description: Option<&Value>,
+        source: &ExportSource,
+    ) -> Result<()> {
+        if let Some(description) = description {
+            let text = serde_saphyr::to_string(description).map_err(|error| {
+                Error::failed("cannot write the VM's description as YAML").with_source(error)
+            })?;
+            output::write_whole(&directory.join(DESCRIPTION), text.as_bytes())?;
+        }
+        let sums: String = run
+            .volumes
+            .iter()
+            .filter_map(|volume| Some(format!("{}  {}\n", volume.sha256.as_ref()?, volume.file)))
+            .collect();
+        if !sums.is_empty() {
+            output::write_whole(&directory.join(SUMS), sums.as_bytes())?;
+        }
+        let snapshot: Option<&Snapshot> = prepared.snapshot.as_ref();
+        let record = ExportRecord {
+            version: RECORD_VERSION,
+            created: now(),
+            vmferry: env!("CARGO_PKG_VERSION"),
+            kubevirt: self.cluster.kubevirt_version().await,
+            cluster: self.cluster.url(),
+            namespace: self.cluster.namespace(),
+            name: &prepared.plan.name,
+            source: SourceRecord {
+                kind: source.kind(),
+                name: source.name(),
+                indications: snapshot.map(|snapshot| snapshot.indications.as_slice()).unwrap_or_default(),
+                taken: snapshot.and_then(|snapshot| snapshot.taken.as_deref()),
+            },
+            consistency: prepared.consistency.name(),
+            description: description.map(|_| DESCRIPTION),
+            volumes: &run.volumes,
+            left_out: prepared
+                .volumes
+                .left_out
+                .iter()
+                .map(|left| LeftOutRecord { name: &left.name, reason: &left.reason })
+                .collect(),
+        };
+        let mut text = serde_json::to_string_pretty(&record)
+            .map_err(|error| Error::failed("cannot write the record of the export").with_source(error))?;
+        text.push('\n');
+        output::write_whole(&directory.join(MANIFEST), text.as_bytes())
+    }
+
+    /// What the objects of a run are named after, before anything is known of it.
+    fn named_after(&self) -> Option<String> {
+        match &self.of {
+            super::ExportOf::Existing(_) => None,
+            super::ExportOf::Claim(name) | super::ExportOf::Snapshot(name) | super::ExportOf::Vm(name) => {
+                Some(name.clone())
+            }
+        }
+    }
+
+    /// Removes what a good run made in the cluster.
+    async fn clean_up(&self, run: &mut Run) {
+        if self.options.keep || matches!(self.of, super::ExportOf::Existing(_)) {
+            return;
+        }
+        let Some(after) = run.named_after.clone().or_else(|| self.named_after()) else { return };
+        if let Some(error) = self.remove_objects(run, &after).await {
+            let warning = format!(
+                "what was made in the cluster could not be removed ({error}): vmferry gc -n {} lists it",
+                self.cluster.namespace()
+            );
+            run.warnings.push(warning);
+        }
+    }
+
+    async fn remove_objects(&self, run: &Run, after: &str) -> Option<Error> {
+        let removal = async {
+            if let Some(session) = run.session.as_ref().filter(|session| session.is_owned()) {
+                session.remove().await?;
+            }
+            self.cluster.remove_run(after, &run.id, run.with_snapshot).await
+        };
+        match tokio::time::timeout(CLEAN_UP, removal).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error),
+            Err(_) => Some(Error::new(ErrorKind::Network, "the cluster does not answer")),
+        }
+    }
+
+    /// Keeps what a later run can go on with, says how, and removes the rest.
+    async fn after_failure(&self, places: &Places, run: Run, error: Error) -> Error {
+        let namespace = self.cluster.namespace();
+        let made = run.named_after.clone().filter(|_| !matches!(self.of, super::ExportOf::Existing(_)));
+        if run.begun || self.options.keep {
+            let Some(session) = run.session.as_ref().filter(|session| session.is_owned()) else {
+                return error;
+            };
+            let snapshot = if run.with_snapshot { " and its snapshot" } else { "" };
+            return error.with_further_hint(format!(
+                "the export {namespace}/{}{snapshot} is kept in the cluster for that; to give up instead: 'kubectl delete \
+                 virtualmachineexport {} -n {namespace}', or 'vmferry gc -n {namespace} --yes' for all that was left",
+                session.name(),
+                session.name()
+            ));
+        }
+        let left = match &made {
+            Some(after) => self.remove_objects(&run, after).await,
+            None => None,
+        };
+        if let Some(state) = run.state
+            && let Err(error) = state.remove()
+        {
+            tracing::debug!(%error, "the state of the run stays behind");
+        }
+        places.remove_if_empty();
+        match left {
+            Some(cause) => error.with_further_hint(format!(
+                "what was made in the cluster could not be removed ({cause}): 'vmferry gc -n {namespace}' lists it"
+            )),
+            None => error,
+        }
+    }
+
+    /// `work`, unless the run is cancelled first.
+    async fn uncancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        match self.cancel.run_until_cancelled(work).await {
+            Some(result) => result,
+            None => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
+        }
+    }
+}
+
+/// An output as records call it: by its name beside them.
+fn shown(places: &Places, target: &Target) -> String {
+    match (places.directory(), target) {
+        (Some(_), Target::Path(path)) => {
+            path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+        }
+        (None, Target::Path(path)) => path.display().to_string(),
+        (_, Target::Stdout) => "-".to_owned(),
+    }
+}
+
+/// The VM's description.
+const DESCRIPTION: &str = "vm.yaml";
+
+/// The record of the export.
+const MANIFEST: &str = "manifest.json";
+
+/// What `sha256sum -c` checks.
+const SUMS: &str = "SHA256SUMS";
+
+/// A run that ends does not wait for ever.
+const CLEAN_UP: Duration = Duration::from_secs(20);

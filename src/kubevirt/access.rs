@@ -1,0 +1,136 @@
+//! Rights, asked for before anything is made.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{Cluster, client::Call};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A right in the namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Right {
+    /// Verb.
+    pub verb: &'static str,
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// Resource.
+    pub resource: &'static str,
+    /// Subresource; empty for none.
+    pub subresource: &'static str,
+}
+
+impl Right {
+    /// A right on objects of a kind.
+    pub const fn new(verb: &'static str, group: &'static str, resource: &'static str) -> Self {
+        Self { verb, group, resource, subresource: "" }
+    }
+
+    /// A right on a part of objects.
+    pub const fn on(self, subresource: &'static str) -> Self {
+        Self { subresource, ..self }
+    }
+
+    /// As `kubectl create role` takes the resource.
+    pub fn full_name(&self) -> String {
+        let group = if self.group.is_empty() { String::new() } else { format!(".{}", self.group) };
+        let part = if self.subresource.is_empty() { String::new() } else { format!("/{}", self.subresource) };
+        format!("{}{group}{part}", self.resource)
+    }
+}
+
+/// What every export needs.
+pub(crate) const TO_EXPORT: [Right; 5] = [
+    Right::new("create", "export.kubevirt.io", "virtualmachineexports"),
+    Right::new("get", "export.kubevirt.io", "virtualmachineexports"),
+    Right::new("delete", "export.kubevirt.io", "virtualmachineexports"),
+    Right::new("create", "", "secrets"),
+    Right::new("get", "", "secrets"),
+];
+
+/// What an export that is there already needs.
+pub(crate) const TO_FOLLOW: [Right; 2] =
+    [Right::new("get", "export.kubevirt.io", "virtualmachineexports"), Right::new("get", "", "secrets")];
+
+/// What the snapshot of a running VM needs.
+pub(crate) const TO_SNAPSHOT: [Right; 3] = [
+    Right::new("create", "snapshot.kubevirt.io", "virtualmachinesnapshots"),
+    Right::new("get", "snapshot.kubevirt.io", "virtualmachinesnapshots"),
+    Right::new("delete", "snapshot.kubevirt.io", "virtualmachinesnapshots"),
+];
+
+/// What a port-forward needs.
+pub(crate) const TO_FORWARD: [Right; 3] = [
+    Right::new("get", "", "services"),
+    Right::new("list", "", "pods"),
+    Right::new("create", "", "pods").on("portforward"),
+];
+
+/// Those of `rights` that the cluster says are missing. A cluster that does not say takes part as if
+/// nothing were missing: the requests themselves will tell.
+pub async fn missing_rights(cluster: &Cluster, rights: &[Right]) -> Vec<Right> {
+    let mut missing = Vec::new();
+    for right in rights {
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {
+                "namespace": cluster.namespace(),
+                "verb": right.verb,
+                "group": right.group,
+                "resource": right.resource,
+                "subresource": right.subresource,
+            }},
+        });
+        let call = Call {
+            verb: "create",
+            resource: "selfsubjectaccessreviews.authorization.k8s.io",
+            what: "a review of rights",
+            namespace: None,
+        };
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        match cluster.send(&call, Method::POST, path, Some(&review)).await {
+            Ok(answer) if answer.pointer("/status/allowed") == Some(&Value::Bool(false)) => {
+                missing.push(*right);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(error = %Error::from(error), "rights cannot be asked for");
+                break;
+            }
+        }
+    }
+    missing
+}
+
+/// Fails if rights are missing.
+pub(crate) async fn demand(cluster: &Cluster, rights: &[Right]) -> Result<()> {
+    let missing = missing_rights(cluster, rights).await;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> =
+        missing.iter().map(|right| format!("{} {}", right.verb, right.full_name())).collect();
+    let hints: Vec<String> = missing
+        .iter()
+        .map(|right| format!("--verb={} --resource={}", right.verb, right.full_name()))
+        .map(|what| {
+            format!("'kubectl create role NAME {what} -n {}' and a role binding", cluster.namespace())
+        })
+        .collect();
+    Err(Error::new(
+        ErrorKind::Cluster,
+        format!("rights are missing in namespace {}: {}", cluster.namespace(), list.join(", ")),
+    )
+    .with_hint(hints.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_named_as_kubectl_takes_them() {
+        assert_eq!(TO_EXPORT[0].full_name(), "virtualmachineexports.export.kubevirt.io");
+        assert_eq!(TO_FORWARD[2].full_name(), "pods/portforward");
+    }
+}

@@ -1,0 +1,389 @@
+//! The connection to a cluster: whose it is, and requests that say what went wrong.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
+};
+
+use futures_util::TryStreamExt as _;
+use http::{Method, Request, header};
+use kube::{
+    Config,
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    explain::{self, CallError},
+    resource::{Resource, encoded},
+    types::{Object, decode},
+};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How a cluster is found and asked.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The kubeconfig; `None` = `$KUBECONFIG`, `~/.kube/config`, or the pod that this runs in.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in it; `None` = the current one.
+    pub context: Option<String>,
+    /// The namespace; `None` = that of the context.
+    pub namespace: Option<String>,
+    /// The user to act as.
+    pub act_as: Option<String>,
+    /// A request that takes longer has failed.
+    pub timeout: Duration,
+    /// Requests that may be repeated are tried again for this long.
+    pub retry_for: Duration,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self {
+            kubeconfig: None,
+            context: None,
+            namespace: None,
+            act_as: None,
+            timeout: Duration::from_secs(30),
+            retry_for: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A cluster, and the namespace that is worked in. Clones share the connection.
+#[derive(Clone)]
+pub struct Cluster {
+    client: kube::Client,
+    url: String,
+    namespace: String,
+    timeout: Duration,
+    retry_for: Duration,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("url", &self.url)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    /// What it does, as a right is called: `get`, `create`, …
+    pub(super) verb: &'static str,
+    /// What it does that to: `virtualmachineexports.export.kubevirt.io`.
+    pub(super) resource: &'a str,
+    /// The object, as people call it: `virtualmachineexport demo/db`.
+    pub(super) what: &'a str,
+    /// Namespace, for what to grant.
+    pub(super) namespace: Option<&'a str>,
+}
+
+impl Cluster {
+    /// Finds the cluster. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// There is no usable configuration.
+    pub async fn connect(options: &ClusterOptions) -> Result<Self> {
+        crate::tls::install();
+        let mut config = load(options).await?;
+        if let Some(user) = &options.act_as {
+            config.auth_info.impersonate = Some(user.clone());
+        }
+        config.connect_timeout = Some(options.timeout.min(CONNECT_TIMEOUT));
+        let url = without_secrets(&config.cluster_url.to_string());
+        let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        super::resource::check_name("namespace", &namespace)?;
+        let client = kube::Client::try_from(config).map_err(|error| explain::cannot_connect(&url, error))?;
+        Ok(Self { client, url, namespace, timeout: options.timeout, retry_for: options.retry_for })
+    }
+
+    /// The namespace that is worked in.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The same cluster, in another namespace.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..self.clone() }
+    }
+
+    /// Address of its API.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// An object of the namespace; `None` if there is none of that name.
+    pub(super) async fn find<T: DeserializeOwned>(
+        &self,
+        resource: &Resource,
+        name: &str,
+    ) -> Result<Option<T>> {
+        let what = resource.object(&self.namespace, name);
+        let path = format!("{}/{}", resource.path(Some(&self.namespace)), encoded(name));
+        match self.get(&self.call("get", resource, &what), &path).await {
+            Ok(value) => decoded(&what, value).map(Some),
+            Err(CallError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// An object of the namespace that must be there.
+    pub(super) async fn must_find<T: DeserializeOwned>(&self, resource: &Resource, name: &str) -> Result<T> {
+        let found = self.find(resource, name).await?;
+        found.ok_or_else(|| {
+            let what = resource.object(&self.namespace, name);
+            Error::new(ErrorKind::Cluster, format!("{what} does not exist")).with_hint(format!(
+                "check name and namespace: 'kubectl get {} -n {}'",
+                resource.plural, self.namespace
+            ))
+        })
+    }
+
+    /// All objects with these labels, of the namespace or of all.
+    pub(super) async fn list<T: DeserializeOwned>(
+        &self,
+        resource: &Resource,
+        everywhere: bool,
+        selector: &str,
+    ) -> Result<Vec<T>> {
+        let namespace = (!everywhere).then_some(self.namespace.as_str());
+        let what = match namespace {
+            Some(namespace) => format!("the {} of namespace {namespace}", resource.plural),
+            None => format!("the {} of all namespaces", resource.plural),
+        };
+        let call = Call { namespace, ..self.call("list", resource, &what) };
+        let (mut items, mut next) = (Vec::new(), String::new());
+        loop {
+            let path = format!(
+                "{}?limit={PAGE}&labelSelector={}&continue={}",
+                resource.path(namespace),
+                encoded(selector),
+                encoded(&next)
+            );
+            let mut page = self.get(&call, &path).await.map_err(Error::from)?;
+            if let Some(Value::Array(found)) = page.get_mut("items").map(Value::take) {
+                for item in found {
+                    items.push(decoded(&what, item)?);
+                }
+            }
+            match page.pointer("/metadata/continue").and_then(Value::as_str) {
+                Some(more) if !more.is_empty() => next = more.to_owned(),
+                _ => return Ok(items),
+            }
+        }
+    }
+
+    /// Makes an object in the namespace.
+    pub(super) async fn create(&self, resource: &Resource, object: &Value) -> Result<Value, CallError> {
+        let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        let what = resource.object(&self.namespace, name);
+        let path = resource.path(Some(&self.namespace));
+        self.send(&self.call("create", resource, &what), Method::POST, &path, Some(object)).await
+    }
+
+    /// Deletes an object of the namespace; `false` if there was none.
+    ///
+    /// # Errors
+    /// The cluster refuses, or cannot be reached.
+    pub async fn delete(&self, resource: &Resource, name: &str) -> Result<bool> {
+        let what = resource.object(&self.namespace, name);
+        let path = format!(
+            "{}/{}?propagationPolicy=Background",
+            resource.path(Some(&self.namespace)),
+            encoded(name)
+        );
+        let call = self.call("delete", resource, &what);
+        match self.repeated(&call, Method::DELETE, &path).await {
+            Ok(_) => Ok(true),
+            Err(CallError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What is at `path`, tried again while that may help.
+    pub(super) async fn get(&self, call: &Call<'_>, path: &str) -> Result<Value, CallError> {
+        self.repeated(call, Method::GET, path).await
+    }
+
+    /// One request with a body.
+    pub(super) async fn send(
+        &self,
+        call: &Call<'_>,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CallError> {
+        let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(|error| Error::failed(format!("cannot ask for {}", call.what)).with_source(error))?;
+        let answer = match timeout(self.timeout, self.client.request_text(request)).await {
+            Err(_) => return Err(explain::no_answer(&self.url, call, self.timeout)),
+            Ok(Err(error)) => return Err(explain::failure(&self.url, call, error)),
+            Ok(Ok(answer)) => answer,
+        };
+        if answer.trim().is_empty() {
+            return Ok(Value::Null);
+        }
+        // Neither the answer nor what is wrong with it is shown: it may be a secret.
+        let no_json = |_| Error::failed(format!("the answer of {} about {} is no JSON", self.url, call.what));
+        Ok(serde_json::from_str(&answer).map_err(no_json)?)
+    }
+
+    async fn repeated(&self, call: &Call<'_>, method: Method, path: &str) -> Result<Value, CallError> {
+        let (start, mut pause) = (Instant::now(), FIRST_PAUSE);
+        loop {
+            match self.send(call, method.clone(), path, None).await {
+                Err(CallError::Transient(error)) if start.elapsed() + pause < self.retry_for => {
+                    tracing::debug!(%error, what = %call.what, ?pause, "the cluster did not answer, asking again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Returns when the object has another version than `version`, or when `wait` is over. A watch that
+    /// is not possible is a pause.
+    pub(super) async fn changed(&self, resource: &Resource, name: &str, version: &str, wait: Duration) {
+        let watched = timeout(wait, self.watch(resource, name, version, wait)).await;
+        if let Ok(Err(error)) = watched {
+            tracing::debug!(%error, "cannot watch, polling instead");
+            sleep(wait.min(POLL)).await;
+        }
+    }
+
+    async fn watch(
+        &self,
+        resource: &Resource,
+        name: &str,
+        version: &str,
+        wait: Duration,
+    ) -> Result<(), kube::Error> {
+        let path = format!(
+            "{}?watch=true&allowWatchBookmarks=false&fieldSelector={}&resourceVersion={}&timeoutSeconds={}",
+            resource.path(Some(&self.namespace)),
+            encoded(&format!("metadata.name={name}")),
+            encoded(version),
+            wait.as_secs().max(1)
+        );
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(path)
+            .body(Vec::new())
+            .map_err(kube::Error::HttpError)?;
+        let mut events = pin!(self.client.request_events::<Value>(request).await?);
+        while let Some(event) = events.try_next().await? {
+            use kube::core::WatchEvent::{Added, Bookmark, Deleted, Error, Modified};
+            match event {
+                Added(object) | Modified(object) => {
+                    let seen =
+                        decode::<Object>(object).map_err(kube::Error::SerdeError)?.metadata.resource_version;
+                    if seen != version {
+                        return Ok(());
+                    }
+                }
+                Deleted(_) => return Ok(()),
+                Bookmark(_) => {}
+                Error(status) => return Err(kube::Error::Api(status)),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn call<'a>(&'a self, verb: &'static str, resource: &'a Resource, what: &'a str) -> Call<'a> {
+        Call { verb, resource: resource.full_name(), what, namespace: Some(&self.namespace) }
+    }
+}
+
+pub(super) fn decoded<T: DeserializeOwned>(what: &str, value: Value) -> Result<T> {
+    decode(value).map_err(|error| {
+        Error::failed(format!("{what} is not as KubeVirt describes it"))
+            .with_hint("this version of KubeVirt may be newer than this program: look for an update")
+            .with_source(error)
+    })
+}
+
+async fn load(options: &ClusterOptions) -> Result<Config> {
+    let wanted = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
+    if let Some(path) = &options.kubeconfig {
+        let file = path.clone();
+        let read = tokio::task::spawn_blocking(move || Kubeconfig::read_from(file)).await;
+        let kubeconfig = read
+            .map_err(|error| Error::failed("reading the kubeconfig panicked").with_source(error))?
+            .map_err(|error| wrong_kubeconfig(Some(path), error))?;
+        return Config::from_custom_kubeconfig(kubeconfig, &wanted)
+            .await
+            .map_err(|error| wrong_kubeconfig(Some(path), error));
+    }
+    match Config::from_kubeconfig(&wanted).await {
+        Ok(config) => Ok(config),
+        Err(error) if options.context.is_none() && in_cluster() => Config::incluster().map_err(|cause| {
+            tracing::debug!(%cause, "no kubeconfig either");
+            wrong_kubeconfig(None, error).with_source(cause)
+        }),
+        Err(error) => Err(wrong_kubeconfig(None, error)),
+    }
+}
+
+/// Whether this process runs in a pod of the cluster.
+pub(super) fn in_cluster() -> bool {
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(ACCOUNT_TOKEN).exists()
+}
+
+fn wrong_kubeconfig(path: Option<&Path>, error: KubeconfigError) -> Error {
+    let name =
+        path.map_or_else(|| "the kubeconfig".to_owned(), |path| format!("the kubeconfig {}", path.display()));
+    let wrong = Error::usage(format!("{name} cannot be used")).with_hint(
+        "name one with --kubeconfig or KUBECONFIG, and a context in it with --context; 'kubectl config get-contexts' lists them",
+    );
+    match error {
+        // What the parser says quotes lines, and lines hold keys and tokens.
+        KubeconfigError::Parse(_) => Error::usage(format!("{name} is no YAML of that kind"))
+            .with_hint("'kubectl config view' tells what is wrong with it"),
+        error => wrong.with_source(error),
+    }
+}
+
+/// A URL without user, password and query.
+fn without_secrets(url: &str) -> String {
+    let Ok(mut url) = url::Url::parse(url) else { return "the cluster".to_owned() };
+    // Both fail only for URLs that cannot have any.
+    let _ = url.set_password(None);
+    let _ = url.set_username("");
+    url.set_query(None);
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
+/// Where a pod finds who it is.
+const ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// Between two looks where watching is not possible.
+const POLL: Duration = Duration::from_secs(2);
+
+/// Objects asked for at once.
+const PAGE: u32 = 250;

@@ -1,0 +1,103 @@
+//! Which versions of KubeVirt's APIs a cluster serves.
+
+use serde_json::Value;
+
+use super::{
+    Cluster, Resource,
+    client::Call,
+    explain::CallError,
+    resource::{EXPORT_GROUP, SNAPSHOT_GROUP},
+};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Versions of exports that are known here, newest first. The schema is the same in all.
+const EXPORT_VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
+
+/// The same for snapshots.
+const SNAPSHOT_VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
+
+impl Cluster {
+    /// VirtualMachineExports, in the newest version that cluster and program know.
+    ///
+    /// # Errors
+    /// The cluster has none, or cannot be asked.
+    pub async fn export_resource(&self) -> Result<Resource> {
+        let version = self.version_of(EXPORT_GROUP, &EXPORT_VERSIONS, "VMExport").await?;
+        Ok(Resource::exports(version))
+    }
+
+    /// VirtualMachineSnapshots, as [`export_resource`](Self::export_resource).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn snapshot_resource(&self) -> Result<Resource> {
+        let version = self.version_of(SNAPSHOT_GROUP, &SNAPSHOT_VERSIONS, "Snapshot").await?;
+        Ok(Resource::snapshots(version))
+    }
+
+    /// Version of KubeVirt, as it calls itself; `None` if it does not tell.
+    pub async fn kubevirt_version(&self) -> Option<String> {
+        let call = Call {
+            verb: "get",
+            resource: "version.subresources.kubevirt.io",
+            what: "the version of KubeVirt",
+            namespace: None,
+        };
+        let answer = self.get(&call, "/apis/subresources.kubevirt.io/v1/version").await.ok()?;
+        answer.get("gitVersion")?.as_str().map(str::to_owned)
+    }
+
+    async fn version_of(&self, group: &str, known: &[&'static str], gate: &str) -> Result<&'static str> {
+        let call =
+            Call { verb: "get", resource: group, what: &format!("API group {group}"), namespace: None };
+        let none = |what: String| {
+            Error::new(ErrorKind::Cluster, what).with_hint(format!(
+                "is this the right cluster ({})? KubeVirt before 1.8 needs its feature gate {gate}",
+                self.url()
+            ))
+        };
+        match self.get(&call, &format!("/apis/{group}")).await {
+            Ok(answer) => choose(&answer, known).ok_or_else(|| {
+                none(format!("the cluster serves {group} only in versions that are not known here"))
+            }),
+            Err(CallError::NotFound(error)) => {
+                Err(none(format!("the cluster does not know {group}")).with_source(error))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The first of `known` that an API group has.
+fn choose(group: &Value, known: &[&'static str]) -> Option<&'static str> {
+    let served: Vec<&str> = group
+        .get("versions")?
+        .as_array()?
+        .iter()
+        .filter_map(|version| version.get("version")?.as_str())
+        .collect();
+    known.iter().copied().find(|known| served.contains(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_version_that_both_know_is_taken() {
+        let group = |versions: &[&str]| json!({"versions": versions.iter().map(|version| json!({"version": version})).collect::<Vec<_>>()});
+        for (served, chosen) in [
+            (&["v1alpha1"][..], Some("v1alpha1")),
+            (&["v1alpha1", "v1beta1"], Some("v1beta1")),
+            (&["v1beta1", "v1"], Some("v1")),
+            (&["v2", "v1beta1"], Some("v1beta1")),
+            (&["v2"], None),
+            (&[], None),
+        ] {
+            assert_eq!(choose(&group(served), &EXPORT_VERSIONS), chosen, "{served:?}");
+        }
+        assert_eq!(choose(&json!({}), &EXPORT_VERSIONS), None);
+    }
+}

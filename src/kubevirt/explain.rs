@@ -1,0 +1,163 @@
+//! What a cluster's answers mean, and what to do about them.
+
+use std::time::Duration;
+
+use super::client::Call;
+use crate::error::{Error, ErrorKind};
+
+/// Why a request to the cluster came to nothing.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// There is an object of that name.
+    Exists(Error),
+    /// There is no such object.
+    NotFound(Error),
+    /// Another try would end the same way.
+    Refused(Error),
+    /// Another try may help.
+    Transient(Error),
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Exists(error)
+            | CallError::NotFound(error)
+            | CallError::Refused(error)
+            | CallError::Transient(error) => error,
+        }
+    }
+}
+
+impl From<Error> for CallError {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// What became of a request, from what the client says.
+pub(super) fn failure(url: &str, call: &Call<'_>, error: kube::Error) -> CallError {
+    match error {
+        kube::Error::Api(status) => refusal(call, status.code, &status.reason, &status.message),
+        kube::Error::UpgradeConnection(kube::client::UpgradeConnectionError::ProtocolSwitch(status)) => {
+            refusal(call, status.as_u16(), "", "the connection was not upgraded to a websocket")
+        }
+        kube::Error::Auth(error) => CallError::Refused(unauthenticated(&error)),
+        kube::Error::Service(error) if error.is::<kube::client::AuthError>() => match error.downcast() {
+            Ok(error) => CallError::Refused(unauthenticated(&error)),
+            Err(_) => CallError::Refused(Error::failed("cannot log in to the cluster")),
+        },
+        other => CallError::Transient(
+            Error::new(
+                ErrorKind::Network,
+                format!("cannot reach the cluster at {url} to {} {}", call.verb, call.what),
+            )
+            .with_hint(
+                "check the network, the address in the kubeconfig, and proxies: 'kubectl version' must work",
+            )
+            .with_source(other),
+        ),
+    }
+}
+
+/// No answer came in time.
+pub(super) fn no_answer(url: &str, call: &Call<'_>, waited: Duration) -> CallError {
+    CallError::Transient(
+        Error::new(
+            ErrorKind::Network,
+            format!(
+                "the cluster at {url} did not answer within {} s to {} {}",
+                waited.as_secs(),
+                call.verb,
+                call.what
+            ),
+        )
+        .with_hint("check the network and the cluster: 'kubectl version' must work"),
+    )
+}
+
+/// There is no client for what the configuration says.
+pub(super) fn cannot_connect(url: &str, error: kube::Error) -> Error {
+    match error {
+        kube::Error::Auth(error) => unauthenticated(&error),
+        other => Error::failed(format!("cannot set up the connection to the cluster at {url}"))
+            .with_hint(
+                "its CA or client certificate in the kubeconfig may be damaged: 'kubectl version' must work",
+            )
+            .with_source(other),
+    }
+}
+
+/// What plugins print may be a token, so it is not repeated.
+fn unauthenticated(error: &kube::client::AuthError) -> Error {
+    use kube::client::AuthError as Auth;
+    let what = match error {
+        Auth::AuthExecStart(_) => "the plugin that the kubeconfig names cannot be started",
+        Auth::AuthExecRun { .. } => "the plugin that the kubeconfig names failed",
+        _ => "the kubeconfig does not lead to a valid login",
+    };
+    Error::new(ErrorKind::Cluster, format!("cannot log in to the cluster: {what}"))
+        .with_hint("log in again; 'kubectl auth whoami' must work")
+}
+
+/// What a status of the API server means for a request.
+pub(super) fn refusal(call: &Call<'_>, code: u16, reason: &str, message: &str) -> CallError {
+    let Call { verb, resource, what, namespace } = call;
+    let error = |text: String| Error::new(ErrorKind::Cluster, text);
+    let told = || Error::failed(message.trim().to_owned());
+    match (code, reason) {
+        (401, _) => CallError::Refused(
+            error(format!("the cluster does not know who asks to {verb} {what} (401)"))
+                .with_hint("the login has expired or is for another cluster: log in again"),
+        ),
+        (403, _) if !is_denied_by_webhook(message) => {
+            let place = namespace.map_or_else(String::new, |namespace| format!(" -n {namespace}"));
+            CallError::Refused(
+                error(format!("no right to {verb} {what} (403)"))
+                    .with_hint(format!(
+                        "ask for the verb {verb:?} on {resource}: 'kubectl create role vmferry --verb={verb} \
+                         --resource={resource}{place}' and a role binding"
+                    ))
+                    .with_source(told()),
+            )
+        }
+        (404, _) => CallError::NotFound(error(format!("{what} does not exist")).with_source(told())),
+        (409, "AlreadyExists") => {
+            CallError::Exists(error(format!("{what} exists already")).with_source(told()))
+        }
+        (409, _) => CallError::Refused(
+            error(format!("cannot {verb} {what}: something else is going on with it (409)"))
+                .with_source(told()),
+        ),
+        (429 | 500 | 502..=504, _) => CallError::Transient(
+            Error::new(ErrorKind::Network, format!("the cluster could not {verb} {what} ({code})"))
+                .with_source(told()),
+        ),
+        _ => {
+            let refused = error(format!("the cluster refuses to {verb} {what} ({code})")).with_source(told());
+            CallError::Refused(match gate(message) {
+                Some(hint) => refused.with_hint(hint),
+                None => refused,
+            })
+        }
+    }
+}
+
+fn is_denied_by_webhook(message: &str) -> bool {
+    message.contains("admission webhook") || gate(message).is_some()
+}
+
+/// What to do if a feature is switched off.
+fn gate(message: &str) -> Option<String> {
+    let message = message.to_ascii_lowercase();
+    let name = match () {
+        () if !message.contains("feature gate not enabled") => return None,
+        () if message.contains("export") => "VMExport",
+        () if message.contains("snapshot") => "Snapshot",
+        () => "that it names",
+    };
+    Some(format!(
+        "switch the feature gate {name} on: add it to spec.configuration.developerConfiguration.featureGates of the \
+         KubeVirt object ('kubectl edit kubevirt -A')"
+    ))
+}

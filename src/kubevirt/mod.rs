@@ -1,0 +1,60 @@
+//! KubeVirt: what is in a cluster, and how a disk gets out of it.
+//!
+//! The cluster is talked to through [`Cluster`]; the API versions are found by discovery. A
+//! [`Session`] is the life of one VirtualMachineExport: it makes the object and its token, waits for
+//! it, reads its links anew whenever a transfer breaks, and removes what it made. Its
+//! [`VolumeLinks`] are what a [`Conversion`](crate::Conversion) reads a disk by.
+//!
+//! This module knows objects and links; it does not know what is inside a disk.
+//!
+//! Tokens live in [`Secret`](crate::secret::Secret)s and in the requests that must carry them, and
+//! nowhere else: no error, log line or name holds one.
+
+mod access;
+mod client;
+mod discovery;
+mod explain;
+mod forward;
+mod identity;
+mod leftovers;
+mod links;
+mod names;
+mod plan;
+mod quantity;
+mod reach;
+mod resource;
+mod session;
+mod snapshot;
+mod time;
+pub mod types;
+mod vm;
+mod wait;
+
+pub use self::{
+    access::{Right, missing_rights},
+    client::{Cluster, ClusterOptions},
+    leftovers::{Leftover, LeftoverKind, leftovers},
+    links::VolumeLinks,
+    names::{file_name, run_id},
+    plan::{LeftOut, PlannedVolume, VolumePlan},
+    quantity::parse_quantity,
+    reach::{Reach, ReachChoice},
+    resource::Resource,
+    session::{ExportSource, Session, SessionOptions, Told},
+    snapshot::{Consistency, Quiesce, Snapshot},
+    time::go_duration,
+    vm::Power,
+};
+
+pub(crate) use self::{
+    access::{TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, demand},
+    session::Teller,
+    snapshot::{Making, no_agent},
+    time::now,
+};
+
+/// The label by which everything that is made here is found again.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "vmferry");
+
+/// The label that tells runs apart.
+pub const RUN_ID: &str = "vmferry.io/run-id";
