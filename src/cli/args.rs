@@ -22,8 +22,10 @@ use super::{
     units::{parse_duration, parse_positive_size, parse_rate, parse_size},
     verify::VerifyArgs,
 };
+#[cfg(feature = "kubevirt")]
+use super::{export::ExportArgs, gc::GcArgs};
 
-/// Convert virtual disks between RAW, QCOW2 and VMDK in one pass, hashed and resumable
+/// Export VMs from KubeVirt and convert virtual disks between RAW, QCOW2 and VMDK in one pass, hashed and resumable
 #[derive(Debug, Parser)]
 #[command(
     name = "vmferry",
@@ -44,6 +46,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     // Far larger than its siblings.
     Convert(Box<ConvertArgs>),
+    #[cfg(feature = "kubevirt")]
+    Export(Box<ExportArgs>),
+    #[cfg(feature = "kubevirt")]
+    Gc(GcArgs),
     Inspect(InspectArgs),
     Map(MapArgs),
     Digest(DigestArgs),

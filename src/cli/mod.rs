@@ -1,9 +1,15 @@
 //! The command line: one file a command; [`output`] is the only place that prints.
 
 mod args;
+#[cfg(feature = "kubevirt")]
+mod cluster;
 mod completion;
 mod convert;
 mod digest;
+#[cfg(feature = "kubevirt")]
+mod export;
+#[cfg(feature = "kubevirt")]
+mod gc;
 mod inspect;
 mod logging;
 mod map;
@@ -74,6 +80,10 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Completion(args) => completion::run(&args, output),
         Command::Convert(args) => convert::run(&args, output).await,
         Command::Digest(args) => digest::run(args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Export(args) => export::run(&args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Gc(args) => gc::run(&args, output).await,
         Command::Inspect(args) => inspect::run(args, output).await,
         Command::Map(args) => map::run(args, output).await,
         Command::Verify(args) => verify::run(args, output).await,
@@ -82,7 +92,12 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
 
 /// Formats for rows are refused before anything runs, not after an hour.
 fn check_output_format(cli: &Cli) -> Result<(), Error> {
-    let rows = matches!(cli.command, Command::Map(_));
+    let rows = match cli.command {
+        Command::Map(_) => true,
+        #[cfg(feature = "kubevirt")]
+        Command::Gc(_) => true,
+        _ => false,
+    };
     match cli.global.output_format {
         OutputFormat::Wide | OutputFormat::Name if !rows => {
             Err(Error::usage("-o wide and -o name are for commands that list rows, such as map")

@@ -1,0 +1,56 @@
+//! Which cluster: what all commands that talk to one share.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use vmferry::{
+    Error,
+    kubevirt::{Cluster, ClusterOptions},
+};
+
+use super::units::parse_duration;
+
+/// Which cluster, and as whom.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Cluster options")]
+pub(crate) struct ClusterArgs {
+    /// The kubeconfig [default: KUBECONFIG, ~/.kube/config, or the pod that this runs in]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// The context in it [default: the current one]
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+
+    /// The namespace [default: that of the context]
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+
+    /// The user to act as
+    #[arg(long = "as", value_name = "USER")]
+    act_as: Option<String>,
+
+    /// Give up a request to the API server that takes longer and try it again
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    request_timeout: Duration,
+}
+
+impl ClusterArgs {
+    /// The cluster; `namespace` counts where none was named.
+    pub(crate) async fn connect(&self, namespace: Option<&str>) -> Result<Cluster, Error> {
+        if let (Some(named), Some(other)) = (&self.namespace, namespace)
+            && named != other
+        {
+            return Err(Error::usage(format!("two namespaces are named: {named} and {other}")));
+        }
+        let options = ClusterOptions {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            namespace: self.namespace.clone().or_else(|| namespace.map(str::to_owned)),
+            act_as: self.act_as.clone(),
+            timeout: self.request_timeout,
+            ..ClusterOptions::default()
+        };
+        Cluster::connect(&options).await
+    }
+}

@@ -1,0 +1,301 @@
+//! `vmferry export`: the disks of a VM out of a cluster, in one pass.
+
+mod report;
+
+use std::{
+    fs,
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{ArgGroup, Args, ValueHint};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use vmferry::{
+    ConversionOptions, Error, Export, ExportEvent, ExportOf, ExportOptions, ExportTarget, SourceChoice,
+    formats::Format,
+    kubevirt::{Quiesce, Reach, Told},
+    source::{SourceOptions, Transfer},
+};
+
+use self::report::{DryRun, ExportSummary};
+use super::{
+    Failure,
+    args::HttpArgs,
+    cluster::ClusterArgs,
+    output::Output,
+    progress::Watch,
+    signals::{self, Stop},
+    units::parse_duration,
+    writing::WritingArgs,
+};
+
+/// How long the display may take to show what was told last.
+const DISPLAY_END: Duration = Duration::from_secs(1);
+
+const AFTER_HELP: &str = "\
+Examples:
+  # What would be done, and whether it can be
+  vmferry export demo/db --output backup/ --dry-run
+
+  # All disks of a VM as QCOW2, with its description; a running VM through a snapshot
+  vmferry export demo/db --output backup/ --compression zstd --verify
+
+  # One volume to a file, or to a pipe
+  vmferry export demo/db --volume root --output root.vmdk
+  vmferry export --pvc data -n demo -O raw --output - | zstd > data.raw.zst
+
+A run that was interrupted goes on when the same command is given again. What runs that were never
+finished have left in the cluster is listed by 'vmferry gc'.";
+
+/// Export the disks of a VM, a snapshot or a claim from KubeVirt
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP, group = ArgGroup::new("what").required(true))]
+pub(crate) struct ExportArgs {
+    /// The VM
+    #[arg(value_name = "[NAMESPACE/]VM", group = "what")]
+    vm: Option<String>,
+
+    /// A VirtualMachineSnapshot instead
+    #[arg(long, value_name = "NAME", group = "what")]
+    snapshot: Option<String>,
+
+    /// The volume of a PersistentVolumeClaim instead
+    #[arg(long, value_name = "NAME", group = "what")]
+    pvc: Option<String>,
+
+    /// A VirtualMachineExport that is there already; it is left there
+    #[arg(long, value_name = "NAME", group = "what")]
+    vmexport: Option<String>,
+
+    /// A directory, in which DIR/VM/VOLUME.FORMAT, vm.yaml and manifest.json are made; for one volume a
+    /// file (.raw, .img, .qcow2, .vmdk, which tells the format) or - for standard output
+    #[arg(long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath)]
+    output: PathBuf,
+
+    /// Export only this volume; may be given several times
+    #[arg(long, value_name = "NAME")]
+    volume: Vec<String>,
+
+    /// How the disks of a VM are come by: auto is vm if it is stopped and snapshot if it runs
+    #[arg(long, value_name = "auto|vm|snapshot", default_value = "auto", value_parser = parse_source)]
+    source: SourceChoice,
+
+    /// If the guest agent cannot hold the file systems of a running VM still: prefer warns, require
+    /// fails, never does not mind
+    #[arg(long, value_name = "prefer|require|never", default_value = "prefer", value_parser = parse_quiesce)]
+    quiesce: Quiesce,
+
+    /// How long the export may live in the cluster [default: long enough for its size over a slow link]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    ttl: Option<Duration>,
+
+    /// Longest wait for the export, and for a snapshot, to be ready
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    wait: Duration,
+
+    /// Leave what was made in the cluster there, even on success
+    #[arg(long)]
+    keep_export: bool,
+
+    /// Say what would be done, and make nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// The link that bytes are fetched by: raw is ranges side by side, gzip for thin links, auto
+    /// measures
+    #[arg(long, value_name = "auto|raw|gzip", default_value = "auto", value_parser = parse_transfer)]
+    transfer: Transfer,
+
+    /// The way to the exporter: auto tries external, then port-forward; in a pod internal first
+    #[arg(long, value_name = "auto|external|internal|port-forward", default_value = "auto", value_parser = parse_reach)]
+    reach: Reach,
+
+    /// Where the exporter's service is reached instead; its own name is verified, with --ca-file the
+    /// name given here
+    #[arg(long, value_name = "URL", conflicts_with = "reach", value_parser = parse_service_url)]
+    service_url: Option<url::Url>,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    writing: WritingArgs,
+    #[command(flatten)]
+    http: HttpArgs,
+}
+
+pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failure> {
+    let (namespace, of) = what(args)?;
+    let target = target(&args.output);
+    let format = match (args.writing.format(), &target) {
+        (Some(format), _) => format,
+        (None, ExportTarget::File(file)) => format_of(file).unwrap_or(Format::Qcow2),
+        (None, ExportTarget::Directory(_)) => Format::Qcow2,
+        (None, ExportTarget::Stdout) => {
+            return Err(Error::usage("standard output has no extension that tells the format")
+                .with_hint("name the format: -O raw or -O vmdk")
+                .into());
+        }
+    };
+    let to_pipe = target == ExportTarget::Stdout;
+    let spec = args.writing.spec(format, to_pipe)?;
+    if to_pipe && !args.dry_run && io::stdout().is_terminal() {
+        return Err(Error::usage("standard output is a terminal; an image would garble it")
+            .with_hint("name an output file, or pipe the image into a command")
+            .into());
+    }
+    let output = if to_pipe && !args.dry_run { output.results_on_stderr() } else { output.clone() };
+
+    let cluster = args.cluster.connect(namespace.as_deref()).await?;
+    let (events, told) = unbounded_channel();
+    let export = Export::builder(cluster, of, target)
+        .spec(spec)
+        .options(args.options())
+        .on_event(move |event| {
+            // Nobody listens any more when the command ends.
+            let _ = events.send(event);
+        })
+        .build();
+    let listener = tokio::spawn(listen(told, output.clone()));
+    if args.dry_run {
+        let plan = signals::supervise(async move { export.plan().await }, Stop::AtOnce, &output).await?;
+        return Ok(output.report(&DryRun::new(&plan, &args.output))?);
+    }
+    let stop = Stop::Orderly(export.cancel_token());
+    let result = signals::supervise(export.run(), stop, &output).await;
+    // A run that was left behind may keep its end of the channel.
+    let told = tokio::time::timeout(DISPLAY_END, listener).await;
+    let told = told.ok().and_then(Result::ok).unwrap_or_default();
+
+    let report = result?;
+    for warning in report.warnings.iter().filter(|warning| !told.contains(warning)) {
+        output.warning(warning);
+    }
+    Ok(output.report(&ExportSummary::from(&report))?)
+}
+
+impl ExportArgs {
+    fn options(&self) -> ExportOptions {
+        let source = SourceOptions { http: self.http.options(), ..SourceOptions::default() };
+        ExportOptions {
+            volumes: self.volume.clone(),
+            source: self.source,
+            quiesce: self.quiesce,
+            ttl: self.ttl,
+            wait: self.wait,
+            keep: self.keep_export,
+            transfer: self.transfer,
+            reach: self.reach,
+            service_url: self.service_url.clone(),
+            conversion: ConversionOptions { source, ..self.writing.options() },
+        }
+    }
+}
+
+/// Shows what the export tells, in its order, until it tells no more; the warnings among that.
+async fn listen(mut events: UnboundedReceiver<ExportEvent>, output: Output) -> Vec<String> {
+    let (mut watch, mut warnings): (Option<Watch>, _) = (None, Vec::new());
+    while let Some(event) = events.recv().await {
+        match event {
+            ExportEvent::Told(Told::Warning(text)) => {
+                output.warning(&text);
+                warnings.push(text);
+            }
+            ExportEvent::Told(told) => output.note(&told.to_string()),
+            ExportEvent::Begun { number, count, name, progress } => {
+                output.note(&format!("volume {name} ({number} of {count})"));
+                watch = Some(Watch::start(&output, progress));
+            }
+            ExportEvent::Ended => {
+                if let Some(watch) = watch.take() {
+                    watch.finish().await;
+                }
+            }
+        }
+    }
+    if let Some(watch) = watch {
+        watch.finish().await;
+    }
+    warnings
+}
+
+/// What is exported, and the namespace that stands before its name.
+fn what(args: &ExportArgs) -> Result<(Option<String>, ExportOf), Error> {
+    let named = [
+        (&args.snapshot, ExportOf::Snapshot as fn(String) -> ExportOf),
+        (&args.pvc, ExportOf::Claim),
+        (&args.vmexport, ExportOf::Existing),
+    ];
+    if let Some((Some(name), of)) = named.into_iter().find(|(name, _)| name.is_some()) {
+        return Ok((None, of(name.clone())));
+    }
+    let vm = args.vm.as_deref().unwrap_or_default();
+    match vm.split_once('/') {
+        None => Ok((None, ExportOf::Vm(vm.to_owned()))),
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((Some(namespace.to_owned()), ExportOf::Vm(name.to_owned())))
+        }
+        Some(_) => {
+            Err(Error::usage(format!("{vm:?} is not the name of a VM"))
+                .with_hint("write VM, or NAMESPACE/VM"))
+        }
+    }
+}
+
+/// Directories are what is one, what ends like one, and what does not end like an image.
+fn target(output: &Path) -> ExportTarget {
+    if output == Path::new("-") {
+        return ExportTarget::Stdout;
+    }
+    let found = fs::metadata(output).ok();
+    let is_directory = match found {
+        Some(found) => found.is_dir(),
+        None => output.as_os_str().as_encoded_bytes().ends_with(b"/") || format_of(output).is_none(),
+    };
+    if is_directory {
+        ExportTarget::Directory(output.to_owned())
+    } else {
+        ExportTarget::File(output.to_owned())
+    }
+}
+
+fn format_of(path: &Path) -> Option<Format> {
+    path.extension().and_then(|extension| extension.to_str()).and_then(Format::from_extension)
+}
+
+fn parse_source(text: &str) -> Result<SourceChoice, String> {
+    match text {
+        "backup" => Err("not yet supported; take snapshot for a running VM".to_owned()),
+        "pvc" => Err("name the claim by --pvc instead of a VM".to_owned()),
+        text => named(text, &SourceChoice::ALL),
+    }
+}
+
+fn parse_quiesce(text: &str) -> Result<Quiesce, String> {
+    named(text, &Quiesce::ALL)
+}
+
+fn parse_transfer(text: &str) -> Result<Transfer, String> {
+    named(text, &Transfer::ALL)
+}
+
+fn parse_reach(text: &str) -> Result<Reach, String> {
+    named(text, &Reach::ALL)
+}
+
+fn named<T: Copy>(text: &str, all: &[(&'static str, T)]) -> Result<T, String> {
+    let found = all.iter().find(|(name, _)| *name == text);
+    found
+        .map(|(_, value)| *value)
+        .ok_or_else(|| format!("one of {}", all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")))
+}
+
+fn parse_service_url(text: &str) -> Result<url::Url, String> {
+    match text.parse::<url::Url>() {
+        Ok(url) if url.scheme() == "https" && url.host_str().is_some() => Ok(url),
+        _ => Err("an https:// URL with a host is needed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

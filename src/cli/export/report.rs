@@ -1,0 +1,172 @@
+//! What an export would do and did, as people and programs want to read it.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use serde::Serialize;
+use vmferry::{
+    ExportPlan, ExportReport, VolumeRecord,
+    kubevirt::{LeftOut, go_duration},
+};
+
+use crate::cli::{
+    output::{Report, field},
+    units::{Bytes, Elapsed, seconds},
+};
+
+/// The result of `export`.
+#[derive(Serialize)]
+pub(super) struct ExportSummary<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    output: Option<String>,
+    source: &'a str,
+    consistency: &'static str,
+    reached_by: Option<&'static str>,
+    volumes: &'a [VolumeRecord],
+    left_out: Vec<Left<'a>>,
+    bytes_read: u64,
+    elapsed_seconds: f64,
+    warnings: &'a [String],
+    #[serde(skip)]
+    elapsed: Elapsed,
+}
+
+#[derive(Serialize)]
+struct Left<'a> {
+    name: &'a str,
+    reason: &'a str,
+}
+
+fn left(volumes: &[LeftOut]) -> Vec<Left<'_>> {
+    volumes.iter().map(|left| Left { name: &left.name, reason: &left.reason }).collect()
+}
+
+impl<'a> From<&'a ExportReport> for ExportSummary<'a> {
+    fn from(report: &'a ExportReport) -> Self {
+        Self {
+            namespace: &report.namespace,
+            name: &report.name,
+            output: report.output.as_ref().map(|path| path.display().to_string()),
+            source: &report.source,
+            consistency: report.consistency.name(),
+            reached_by: report.way,
+            volumes: &report.volumes,
+            left_out: left(&report.left_out),
+            bytes_read: report.bytes_read,
+            elapsed_seconds: seconds(report.elapsed),
+            warnings: &report.warnings,
+            elapsed: Elapsed(report.elapsed),
+        }
+    }
+}
+
+impl Report for ExportSummary<'_> {
+    const CONFIRMS: bool = true;
+
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        field(out, "Exported", format_args!("{}/{}", self.namespace, self.name))?;
+        field(out, "Source", format_args!("{} (consistency: {})", self.source, self.consistency))?;
+        if let Some(output) = &self.output {
+            field(out, "Output", output)?;
+        }
+        for volume in self.volumes {
+            let (size, on_disk) = (Bytes(volume.virtual_size), Bytes(volume.output_size));
+            field(
+                out,
+                "Volume",
+                format_args!("{}: {}, {size}, image {on_disk}", volume.volume, volume.file),
+            )?;
+            if let (Some(algorithm), Some(digest)) = (&volume.digest_algorithm, &volume.digest) {
+                field(out, "  Digest", format_args!("tree-{algorithm}:{digest}"))?;
+            }
+            if volume.verified {
+                field(out, "  Verified", "yes, read back and compared")?;
+            }
+        }
+        for left in &self.left_out {
+            field(out, "Left out", format_args!("{}: {}", left.name, left.reason))?;
+        }
+        field(out, "Transferred", format_args!("{} in {}", Bytes(self.bytes_read), self.elapsed))?;
+        match self.reached_by {
+            Some(way) => field(out, "Reached by", way),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The result of `export --dry-run`.
+#[derive(Serialize)]
+pub(super) struct DryRun<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    source: &'a str,
+    objects: &'a [&'static str],
+    ttl: String,
+    output: String,
+    volumes: Vec<Planned<'a>>,
+    left_out: Vec<Left<'a>>,
+    space_needed: u64,
+    space_free: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Planned<'a> {
+    volume: &'a str,
+    claim: &'a str,
+    size: Option<u64>,
+    output: Option<String>,
+}
+
+impl<'a> DryRun<'a> {
+    pub(super) fn new(plan: &'a ExportPlan, output: &Path) -> Self {
+        let volume = |planned: &'a vmferry::PlannedOutput| Planned {
+            volume: &planned.volume,
+            claim: &planned.claim,
+            size: planned.size,
+            output: planned.output.as_ref().map(|path| path.display().to_string()),
+        };
+        Self {
+            namespace: &plan.namespace,
+            name: &plan.name,
+            source: &plan.source,
+            objects: &plan.objects,
+            ttl: go_duration(plan.ttl),
+            output: output.display().to_string(),
+            volumes: plan.volumes.iter().map(volume).collect(),
+            left_out: left(&plan.left_out),
+            space_needed: plan.space_needed,
+            space_free: plan.space_free,
+        }
+    }
+}
+
+impl Report for DryRun<'_> {
+    const CONFIRMS: bool = false;
+
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        field(out, "Would export", format_args!("{}/{}", self.namespace, self.name))?;
+        field(out, "Source", self.source)?;
+        if !self.objects.is_empty() {
+            field(out, "Makes", format_args!("{} in namespace {}", self.objects.join(", "), self.namespace))?;
+            field(out, "Lives for", &self.ttl)?;
+        }
+        for volume in &self.volumes {
+            let size =
+                volume.size.map_or_else(|| "size not known".to_owned(), |size| Bytes(size).to_string());
+            let output = volume.output.as_deref().unwrap_or("-");
+            field(
+                out,
+                "Volume",
+                format_args!("{} (claim {}), {size} -> {output}", volume.volume, volume.claim),
+            )?;
+        }
+        for left in &self.left_out {
+            field(out, "Left out", format_args!("{}: {}", left.name, left.reason))?;
+        }
+        let free = self.space_free.map_or_else(String::new, |free| format!(", {} free", Bytes(free)));
+        field(out, "Space", format_args!("at most {} needed{free}", Bytes(self.space_needed)))
+    }
+}
