@@ -8,6 +8,8 @@
 
 mod documents;
 mod endings;
+#[cfg(feature = "kubevirt")]
+mod export;
 mod judges;
 mod kill;
 mod memory;

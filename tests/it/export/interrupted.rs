@@ -1,0 +1,271 @@
+//! Runs that end before their time, what they leave, and what comes of it.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use rustix::process::{Pid, Signal, kill_process};
+use vmferry_formats::testkit::Rng;
+use vmferry_sim::{Config, Disk, Vm};
+
+use super::cluster::{Cluster, MIB, assert_disk, end, web};
+use crate::support::{listing, run, scratch};
+
+/// Slow, with many checkpoints.
+const SLOWLY: [&str; 8] =
+    ["--rate", "24MiB", "--connections", "2", "--checkpoint-bytes", "1MiB", "--checkpoint-interval", "20ms"];
+
+/// A process that has ended by itself meanwhile is no matter.
+fn signal(child: &std::process::Child, signal: Signal) {
+    let _ = kill_process(Pid::from_child(child), signal);
+}
+
+#[test]
+fn killed_runs_go_on_to_the_bytes_of_an_undisturbed_one() {
+    let cluster = Cluster::start(Config::default());
+    let (root, data) = web(&cluster);
+    let mut rng = Rng::new(11);
+    for (round, transfer) in ["raw", "raw", "gzip", "raw", "gzip", "raw"].into_iter().enumerate() {
+        let place = scratch();
+        let args = ["demo/web", "--output", "out", "--transfer", transfer];
+        let args = [&args[..], &SLOWLY].concat();
+        for _ in 0..=rng.below(2) {
+            let before = cluster.sent();
+            let mut child = cluster.spawn(place.path(), &args);
+            let enough = before + (1 << 20) + rng.below(16 << 20);
+            crate::support::wait_for("bytes or an end", || {
+                cluster.sent() >= enough || child.try_wait().unwrap().is_some()
+            });
+            signal(&child, Signal::KILL);
+            if end(child).code == Some(0) {
+                break;
+            }
+        }
+        if !place.path().join("out/web/manifest.json").exists()
+            || place.path().join("out/web/.vmferry-run").exists()
+        {
+            let done = cluster.run(place.path(), &args);
+            assert_eq!(done.code, Some(0), "{round} {transfer}: {}", done.stderr);
+        }
+        // A kill in the very last step leaves objects that gc finds.
+        run(["gc", "--kubeconfig", cluster.kubeconfig.to_str().unwrap(), "-A", "--yes"]).expect(0);
+        assert_disk(&place.path().join("out/web/root.qcow2"), &root);
+        assert_disk(&place.path().join("out/web/data.qcow2"), &data);
+        let names = listing(&place.path().join("out/web"));
+        assert!(!names.iter().any(|name| name.contains("partial") || name.starts_with('.')), "{names:?}");
+        cluster.assert_clean();
+    }
+}
+
+/// A kill between the last step of a volume and the run's own next line.
+#[test]
+fn volumes_that_are_complete_are_not_fetched_again() {
+    let cluster = Cluster::start(Config::default());
+    let (root, data) = web(&cluster);
+    let place = scratch();
+    let args = ["demo/web", "--output", "out", "--transfer", "raw"];
+    let child = cluster.spawn(place.path(), &[&args[..], &SLOWLY].concat());
+    cluster.wait_sent(4 << 20);
+    signal(&child, Signal::KILL);
+    end(child);
+    let state = place.path().join("out/web/.vmferry-run");
+    let begun = fs::read_to_string(&state).unwrap();
+    assert!(begun.contains("web-root") && !begun.contains("\"done\""), "{begun}");
+    cluster.run(place.path(), &args).expect(0);
+
+    fs::write(&state, format!("{begun}{{\"record\":\"begun\",\"claim\":\"web-data\"}}\n")).unwrap();
+    fs::remove_file(place.path().join("out/web/manifest.json")).unwrap();
+    let sent = cluster.sent();
+    let report = cluster.run(place.path(), &[&args[..], &["-o", "json"]].concat()).expect(0).json();
+    assert_eq!(cluster.sent(), sent, "nothing is fetched again");
+    assert_eq!(report["volumes"][0]["virtual_size"], root.len());
+    assert_eq!(report["volumes"][1]["virtual_size"], data.len());
+    assert!(report["volumes"][0]["digest"].is_string() && !state.exists(), "{report}");
+    assert!(place.path().join("out/web/manifest.json").exists());
+    cluster.assert_clean();
+}
+
+/// The guard reads 18 chunks again, so the disk has many more.
+#[test]
+fn a_resumed_run_fetches_what_is_missing_and_no_more() {
+    let cluster = Cluster::start(Config::default());
+    let len = 192 << 20;
+    cluster.sim.add_vm(Vm::new("demo", "web").disk("root", Disk::pattern(len, 3)));
+    let place = scratch();
+    let args = ["demo/web", "--output", "root.raw", "--transfer", "raw", "--connections", "2"];
+    let often = ["--rate", "64MiB", "--checkpoint-bytes", "4MiB", "--checkpoint-interval", "50ms"];
+    let args = [&args[..], &often].concat();
+    let child = cluster.spawn(place.path(), &args);
+    cluster.wait_sent(150 << 20);
+    signal(&child, Signal::KILL);
+    end(child);
+    let sent = cluster.sent();
+    let report = cluster.run(place.path(), &[&args[..], &["-o", "json"]].concat()).expect(0).json();
+    let mut disk = vec![0; usize::try_from(len).unwrap()];
+    Disk::pattern(len, 3).read(0, &mut disk).unwrap();
+    assert!(fs::read(place.path().join("root.raw")).unwrap() == disk);
+    // The rest, what was in flight or not durable, and the chunks that are compared again.
+    let (again, most) = (cluster.sent() - sent, (192 - 150 + 18 * 4 + 2 * 16 + 16) << 20);
+    assert!(again < most && most < len, "{} MiB sent again", again >> 20);
+    assert!(report["bytes_read"].as_u64().unwrap() < most, "{report}");
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_new_export_of_the_same_source_goes_on_with_an_old_partial() {
+    let cluster = Cluster::start(Config::default());
+    let (root, _) = web(&cluster);
+    let place = scratch();
+    let args = ["demo/web", "--volume", "root", "--output", "root.raw", "--transfer", "raw"];
+    let args = [&args[..], &SLOWLY].concat();
+    let child = cluster.spawn(place.path(), &args);
+    cluster.wait_sent(10 << 20);
+    signal(&child, Signal::KILL);
+    end(child);
+    let (namespace, export) = ("demo".to_owned(), cluster.export_name());
+    cluster.sim.act(vmferry_sim::Action::ExpireTtl { namespace, export });
+    crate::support::wait_for("the end of the export", || {
+        cluster.sim.objects("virtualmachineexports", Some("demo")).is_empty()
+    });
+    let before = fs::metadata(place.path().join("root.raw.partial")).unwrap();
+    cluster.run(place.path(), &args).expect(0);
+    assert_disk(&place.path().join("root.raw"), &root);
+    let after = fs::metadata(place.path().join("root.raw")).unwrap();
+    use std::os::unix::fs::MetadataExt as _;
+    assert_eq!(before.ino(), after.ino(), "the partial was taken up");
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_snapshot_that_was_made_serves_the_next_run_too() {
+    let cluster = Cluster::start(Config::default());
+    let disk = cluster.disk(4, 21 * MIB);
+    cluster
+        .sim
+        .add_vm(Vm::new("demo", "live").disk("root", Disk::bytes(disk.clone())).running(true).agent(true));
+    let place = scratch();
+    let args = ["demo/live", "--output", "out", "--transfer", "raw"];
+    let args = [&args[..], &SLOWLY].concat();
+    let child = cluster.spawn(place.path(), &args);
+    cluster.wait_sent(8 << 20);
+    signal(&child, Signal::KILL);
+    end(child);
+    assert_eq!(cluster.sim.objects("virtualmachinesnapshots", Some("demo")).len(), 1);
+    // It may be stopped by then; the disk is still the snapshotted one.
+    cluster.sim.stop_vm("demo", "live");
+    cluster.run(place.path(), &args).expect(0);
+    assert_disk(&place.path().join("out/live/root.qcow2"), &disk);
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_vm_that_ran_in_between_is_noticed() {
+    let cluster = Cluster::start(Config::default());
+    let (root, after) = (cluster.disk(1, 21 * MIB), cluster.disk(7, 21 * MIB));
+    let disk = Disk::bytes(root).changing_on_start(Disk::bytes(after));
+    cluster.sim.add_vm(Vm::new("demo", "web").disk("root", disk));
+    let place = scratch();
+    let args = ["demo/web", "--output", "out", "--transfer", "raw"];
+    let args = [&args[..], &SLOWLY].concat();
+    let child = cluster.spawn(place.path(), &args);
+    cluster.wait_sent(8 << 20);
+    signal(&child, Signal::KILL);
+    end(child);
+    cluster.sim.start_vm("demo", "web");
+    cluster.sim.stop_vm("demo", "web");
+    let failed = cluster.run(place.path(), &args).expect(4);
+    assert!(failed.stderr.contains("--restart"), "{}", failed.stderr);
+    assert!(!place.path().join("out/web/root.qcow2").exists());
+}
+
+#[test]
+fn signals_suspend_and_say_how_to_go_on() {
+    let cluster = Cluster::start(Config::default());
+    let (root, _) = web(&cluster);
+    for (sent, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let place = scratch();
+        let args = ["demo/web", "--volume", "root", "--output", "root.qcow2", "--transfer", "raw"];
+        let args = [&args[..], &SLOWLY].concat();
+        let before = cluster.sent();
+        let child = cluster.spawn(place.path(), &args);
+        cluster.wait_sent(before + (6 << 20));
+        signal(&child, sent);
+        let stopped = end(child).expect(code);
+        assert!(stopped.stderr.contains("run the same command again"), "{}", stopped.stderr);
+        assert!(stopped.stderr.contains("vmferry gc"), "{}", stopped.stderr);
+        cluster.run(place.path(), &args).expect(0);
+        assert_disk(&place.path().join("root.qcow2"), &root);
+        cluster.assert_clean();
+    }
+}
+
+#[test]
+fn gc_lists_and_removes_what_a_crash_left() {
+    let cluster = Cluster::start(Config::default());
+    let disk = cluster.disk(4, 21 * MIB);
+    cluster.sim.add_vm(Vm::new("demo", "live").disk("root", Disk::bytes(disk)).running(true).agent(true));
+    cluster.add_export("theirs", "live", "token");
+    let place = scratch();
+    let args = ["demo/live", "--output", "out", "--transfer", "raw"];
+    let child = cluster.spawn(place.path(), &[&args[..], &SLOWLY].concat());
+    cluster.wait_sent(2 << 20);
+    signal(&child, Signal::KILL);
+    end(child);
+
+    let kubeconfig = cluster.kubeconfig.to_str().unwrap();
+    let gc = |extra: &[&str]| {
+        let rows =
+            run([&["gc", "--kubeconfig", kubeconfig, "-A", "-o", "json"], extra].concat()).expect(0).json();
+        let mut kinds = BTreeMap::new();
+        for row in rows.as_array().unwrap() {
+            assert_eq!(row["namespace"], "demo");
+            *kinds.entry(row["kind"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+        }
+        kinds
+    };
+    let all = BTreeMap::from(
+        [("secret", 1), ("virtualmachineexport", 1), ("virtualmachinesnapshot", 1)]
+            .map(|(k, n)| (k.to_owned(), n)),
+    );
+    assert_eq!(gc(&[]), all);
+    assert_eq!(gc(&["--older-than", "1h"]), BTreeMap::new());
+    assert_eq!(gc(&["--yes"]), all);
+    assert_eq!(gc(&[]), BTreeMap::new());
+    cluster.assert_clean();
+    assert_eq!(cluster.export_name(), "theirs", "what is not ours stays");
+}
+
+#[test]
+fn the_token_is_nowhere_to_be_seen() {
+    let cluster = Cluster::start(Config::default());
+    web(&cluster);
+    for (name, reach) in [("a", "external"), ("b", "port-forward")] {
+        let place = scratch();
+        let args = ["demo/web", "--output", name, "--keep-export", "-vvv", "--reach", reach];
+        let mut command = cluster.command(place.path(), &args);
+        let output = command.env("VMFERRY_LOG", "trace").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let tokens = cluster.tokens();
+        assert!(!tokens.is_empty());
+        for token in &tokens {
+            let encoded = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, token);
+            for text in [token, &encoded] {
+                assert!(!contains(&output.stderr, text) && !contains(&output.stdout, text), "{reach}");
+                no_file_holds(place.path(), text);
+            }
+        }
+    }
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+fn no_file_holds(directory: &Path, text: &str) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            no_file_holds(&path, text);
+        } else {
+            assert!(!contains(&fs::read(&path).unwrap(), text), "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What is refused, and what is said about it.
+
+use std::fs;
+
+use vmferry_sim::{Action, Config, Disk, Rule, Vm};
+
+use super::cluster::{Cluster, MIB, assert_disk, web};
+use crate::support::{listing, scratch};
+
+#[test]
+fn what_does_not_exist_is_named() {
+    let cluster = Cluster::start(Config::default());
+    web(&cluster);
+    let place = scratch();
+    for (args, says) in [
+        (&["demo/nothing"][..], "VirtualMachine demo/nothing does not exist"),
+        (&["--snapshot", "nothing", "-n", "demo"], "VirtualMachineSnapshot demo/nothing does not exist"),
+        (&["--pvc", "nothing", "-n", "demo"], "PersistentVolumeClaim demo/nothing does not exist"),
+        (&["--vmexport", "nothing", "-n", "demo"], "VirtualMachineExport demo/nothing does not exist"),
+    ] {
+        let failed = cluster.run(place.path(), &[args, &["--output", "out"]].concat()).expect(7);
+        assert!(failed.stderr.contains(says), "{}", failed.stderr);
+    }
+    let failed = cluster.run(place.path(), &["demo/web", "--output", "out", "--volume", "swap"]).expect(2);
+    assert!(failed.stderr.contains("root, data"), "{}", failed.stderr);
+    let failed = cluster.run(place.path(), &["demo/web", "--output", "out", "--volume", "cd"]).expect(5);
+    assert!(failed.stderr.contains("containerDisk"), "{}", failed.stderr);
+    let failed = cluster.run(place.path(), &["demo/web", "--output", "both.qcow2"]).expect(2);
+    assert!(failed.stderr.contains("--volume"), "{}", failed.stderr);
+    assert_eq!(listing(place.path()), [""; 0], "nothing was made");
+    cluster.assert_clean();
+}
+
+#[test]
+fn missing_rights_are_named_before_anything_is_made() {
+    let cluster = Cluster::start(Config::default());
+    web(&cluster);
+    let rules = vec![
+        Rule::new(&["get"], &["kubevirt.io/*", "/persistentvolumeclaims"]),
+        Rule::new(&["get", "create"], &["export.kubevirt.io/virtualmachineexports"]),
+        Rule::new(&["get"], &["/secrets"]),
+    ];
+    fs::write(&cluster.kubeconfig, cluster.sim.kubeconfig_with(rules)).unwrap();
+    let place = scratch();
+    let failed = cluster.run(place.path(), &["demo/web", "--output", "out"]).expect(7);
+    for says in ["delete virtualmachineexports.export.kubevirt.io", "create secrets", "kubectl create role"] {
+        assert!(failed.stderr.contains(says), "{says}: {}", failed.stderr);
+    }
+    assert_eq!(listing(place.path()), [""; 0]);
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_running_vm_is_never_stopped() {
+    let cluster = Cluster::start(Config::default());
+    let disk = cluster.disk(1, 2 * MIB);
+    cluster.sim.add_vm(Vm::new("demo", "live").disk("root", Disk::bytes(disk)).running(true).agent(false));
+    let place = scratch();
+    let failed = cluster.run(place.path(), &["demo/live", "--output", "out", "--source", "vm"]).expect(5);
+    assert!(failed.stderr.contains("--source snapshot"), "{}", failed.stderr);
+    let failed =
+        cluster.run(place.path(), &["demo/live", "--output", "out", "--quiesce", "require"]).expect(5);
+    assert!(failed.stderr.contains("qemu-guest-agent"), "{}", failed.stderr);
+    assert_eq!(cluster.sim.objects("virtualmachineinstances", Some("demo")).len(), 1);
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_volume_that_a_snapshot_would_leave_out_is_no_surprise() {
+    let cluster = Cluster::start(Config::default());
+    let disk = cluster.disk(1, 2 * MIB);
+    let vm = Vm::new("demo", "live")
+        .disk("root", Disk::bytes(disk.clone()))
+        .local_disk("local", Disk::bytes(disk.clone()));
+    cluster.sim.add_vm(vm.running(true));
+    let place = scratch();
+    let failed = cluster.run(place.path(), &["demo/live", "--output", "out"]).expect(5);
+    assert!(failed.stderr.contains("local"), "{}", failed.stderr);
+    cluster.assert_clean();
+    cluster.run(place.path(), &["demo/live", "--output", "out", "--volume", "root"]).expect(0);
+    assert_disk(&place.path().join("out/live/root.qcow2"), &disk);
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_claim_in_use_is_waited_for_and_explained() {
+    let cluster = Cluster::start(Config::default());
+    let disk = cluster.disk(1, 2 * MIB);
+    cluster.sim.add_vm(Vm::new("demo", "live").disk("root", Disk::bytes(disk)).running(true));
+    let place = scratch();
+    let failed = cluster
+        .run(place.path(), &["--pvc", "live-root", "-n", "demo", "--output", "x.raw", "--wait", "1s"])
+        .expect(8);
+    assert!(
+        failed.stderr.contains("in use") && failed.stderr.contains("kubectl get pods"),
+        "{}",
+        failed.stderr
+    );
+    assert_eq!(listing(place.path()), [""; 0]);
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_missing_claim_of_a_vm_is_not_left_out_in_silence() {
+    let cluster = Cluster::start(Config::default());
+    let disk = cluster.disk(1, 2 * MIB);
+    cluster.sim.add_vm(Vm::new("demo", "half").disk("root", Disk::bytes(disk)).claim("data", "gone"));
+    let place = scratch();
+    let failed = cluster.run(place.path(), &["demo/half", "--output", "out"]).expect(7);
+    assert!(failed.stderr.contains("demo/gone does not exist"), "{}", failed.stderr);
+    cluster.run(place.path(), &["demo/half", "--output", "out", "--volume", "root"]).expect(0);
+    cluster.assert_clean();
+}
+
+#[test]
+fn what_is_there_is_not_overwritten() {
+    let cluster = Cluster::start(Config::default());
+    web(&cluster);
+    let place = scratch();
+    fs::create_dir_all(place.path().join("out/web")).unwrap();
+    fs::write(place.path().join("out/web/data.qcow2"), "mine").unwrap();
+    let failed = cluster.run(place.path(), &["demo/web", "--output", "out"]).expect(5);
+    assert!(failed.stderr.contains("data.qcow2"), "{}", failed.stderr);
+    assert_eq!(fs::read(place.path().join("out/web/data.qcow2")).unwrap(), b"mine");
+    assert_eq!(listing(&place.path().join("out/web")), ["data.qcow2"]);
+    cluster.assert_clean();
+    cluster.run(place.path(), &["demo/web", "--output", "out", "--force"]).expect(0);
+}
+
+#[test]
+fn a_certificate_that_is_not_trusted_is_refused_unless_told() {
+    let cluster = Cluster::start(Config::default());
+    let (_, data) = web(&cluster);
+    // Without a certificate beside the link the system's CAs count, and they do not know it.
+    cluster.sim.act(Action::EmptyExternalCert { empty: true });
+    let place = scratch();
+    let args = ["demo/web", "--volume", "data", "--reach", "external", "--retry-for", "2s"];
+    let failed = cluster.run(place.path(), &[&args[..], &["--output", "no.raw"]].concat());
+    assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+    assert!(failed.stderr.contains("--ca-file"), "{}", failed.stderr);
+    cluster.assert_clean();
+
+    let ca = place.path().join("ca.pem");
+    fs::write(&ca, cluster.sim.ingress_ca_pem()).unwrap();
+    cluster
+        .run(place.path(), &[&args[..], &["--output", "ca.raw", "--ca-file", "ca.pem"]].concat())
+        .expect(0);
+    assert_disk(&place.path().join("ca.raw"), &data);
+    let loud = cluster
+        .run(place.path(), &[&args[..], &["--output", "insecure.raw", "--insecure"]].concat())
+        .expect(0);
+    assert!(loud.stderr.contains("NOT verified"), "{}", loud.stderr);
+    // Left to itself it goes through the API server.
+    cluster.run(place.path(), &["demo/web", "--volume", "data", "--output", "auto.raw"]).expect(0);
+    assert_disk(&place.path().join("auto.raw"), &data);
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_feature_gate_that_is_off_is_named() {
+    let cluster =
+        Cluster::start(Config { kubevirt_version: (1, 7), export_gate: false, ..Config::default() });
+    web(&cluster);
+    let place = scratch();
+    let failed = cluster.run(place.path(), &["demo/web", "--output", "out"]).expect(7);
+    assert!(failed.stderr.contains("VMExport"), "{}", failed.stderr);
+    cluster.assert_clean();
+}
