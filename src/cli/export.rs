@@ -81,6 +81,10 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "auto|vm|snapshot", default_value = "auto", value_parser = parse_source)]
     source: SourceChoice,
 
+    /// Stop a VM that runs, export it directly, and put its run strategy back as it was
+    #[arg(long, conflicts_with_all = ["snapshot", "pvc", "vmexport"])]
+    stop: bool,
+
     /// If the guest agent cannot hold the file systems of a running VM still: prefer warns, require
     /// fails, never does not mind
     #[arg(long, value_name = "prefer|require|never", default_value = "prefer", value_parser = parse_quiesce)]
@@ -180,6 +184,7 @@ impl ExportArgs {
         ExportOptions {
             volumes: self.volume.clone(),
             source: self.source,
+            stop: self.stop,
             quiesce: self.quiesce,
             ttl: self.ttl,
             wait: self.wait,

@@ -90,6 +90,8 @@ pub struct ExportOptions {
     pub volumes: Vec<String>,
     /// How the disks of a VM are come by.
     pub source: SourceChoice,
+    /// Stop a VM that runs, export it directly, and put its run strategy back as it was.
+    pub stop: bool,
     /// What is demanded of a snapshot of a running VM.
     pub quiesce: Quiesce,
     /// How long the export may live in the cluster; `None` = long enough for its size.
@@ -113,6 +115,7 @@ impl Default for ExportOptions {
         Self {
             volumes: Vec::new(),
             source: SourceChoice::default(),
+            stop: false,
             quiesce: Quiesce::default(),
             ttl: None,
             wait: Duration::from_secs(600),

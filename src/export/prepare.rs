@@ -10,7 +10,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     kubevirt::{
         Consistency, ExportSource, LeftOut, PlannedVolume, Power, Quiesce, Reach, Right, SessionOptions,
-        Snapshot, TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, Teller, VolumePlan, no_agent,
+        Snapshot, TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, TO_STOP, Teller, VolumePlan, no_agent,
     },
 };
 
@@ -71,6 +71,8 @@ pub(super) struct Prepared {
     pub(super) vm: Option<Value>,
     pub(super) snapshot: Option<Snapshot>,
     pub(super) consistency: Consistency,
+    /// The VM is stopped first.
+    pub(super) stop: bool,
     pub(super) rights: Vec<Right>,
 }
 
@@ -131,6 +133,9 @@ impl Export {
         if self.options.reach == Reach::PortForward {
             rights.extend(TO_FORWARD);
         }
+        if found.stop {
+            rights.extend(TO_STOP);
+        }
         let plan = ExportPlan {
             namespace: self.cluster.namespace().to_owned(),
             name,
@@ -149,6 +154,7 @@ impl Export {
             vm: found.vm,
             snapshot: found.snapshot,
             consistency: found.consistency,
+            stop: found.stop,
             rights,
         })
     }
@@ -186,14 +192,19 @@ impl Export {
         }
         let place = format!("VM {}/{name}", self.cluster.namespace());
         let power = self.cluster.power(name).await?;
+        let stop = self.options.stop && power != Power::Stopped;
+        if self.options.stop && self.options.source == SourceChoice::Snapshot {
+            return Err(Error::usage("a VM that is stopped needs no snapshot: --stop or --source snapshot"));
+        }
         let direct = match (self.options.source, power) {
+            _ if stop => true,
             (SourceChoice::Auto | SourceChoice::Vm, Power::Stopped) => true,
             (SourceChoice::Auto | SourceChoice::Snapshot, _) => false,
             (SourceChoice::Vm, Power::Running { .. }) => {
                 return Err(Error::refused(format!(
                     "{place} runs, and only a stopped VM can be exported directly"
                 ))
-                .with_hint(format!("stop it ('virtctl stop {name}'), or take --source snapshot")));
+                .with_hint(format!("stop it ('virtctl stop {name}', or --stop for the time of the export), or take --source snapshot")));
             }
         };
         let volumes = VolumePlan::of_vm(&vm.object);
@@ -206,7 +217,9 @@ impl Export {
         }
         let state = if power == Power::Stopped { "stopped" } else { "running" };
         Ok(Looked {
-            source: if direct {
+            source: if stop {
+                format!("{place}, stopped for the export and then put back as it is")
+            } else if direct {
                 format!("{place}, {state}, directly")
             } else {
                 format!("{place}, {state}, through a snapshot made for the export")
@@ -220,6 +233,7 @@ impl Export {
             vm: Some(vm.object),
             snapshot: None,
             consistency: if direct { Consistency::Stopped } else { Consistency::Unknown },
+            stop,
         })
     }
 
@@ -233,6 +247,7 @@ impl Export {
             vm: snapshot.vm.clone(),
             consistency: snapshot.consistency,
             snapshot: Some(snapshot),
+            stop: false,
         })
     }
 
@@ -269,6 +284,7 @@ struct Looked {
     vm: Option<Value>,
     snapshot: Option<Snapshot>,
     consistency: Consistency,
+    stop: bool,
 }
 
 impl Looked {
@@ -280,6 +296,7 @@ impl Looked {
             vm: None,
             snapshot: None,
             consistency: Consistency::Unknown,
+            stop: false,
         }
     }
 }

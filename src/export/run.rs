@@ -35,6 +35,8 @@ struct Run {
     named_after: Option<String>,
     with_snapshot: bool,
     state: Option<RunState>,
+    /// The run strategy of the VM that was stopped.
+    stopped: Option<Value>,
     session: Option<Arc<Session>>,
     /// Bytes have been taken, by this run or an earlier one: there is something to go on with.
     begun: bool,
@@ -56,6 +58,7 @@ impl Export {
             Ok(()) => self.work(&places, &mut run).await,
             Err(error) => return Err(error),
         };
+        let worked = self.put_back(&mut run, worked).await;
         match worked {
             Ok(source) => {
                 // First: the outputs are complete, and what stays in the cluster is found by its label.
@@ -106,12 +109,17 @@ impl Export {
                     // What it left in the cluster is of no use to anybody.
                     self.uncancelled(self.cluster.remove_run(&after, &left.run, true)).await?;
                 }
-                opened.begin(run_id()?, &of)?
+                let mut state = opened.begin(run_id()?, &of)?;
+                if let Some(strategy) = &left.stopped {
+                    state.remember_stopped(strategy)?;
+                }
+                state
             }
             (None, _) => opened.begin(run_id()?, &of)?,
         };
         run.id.clone_from(&state.run);
         run.begun = state.is_resumed;
+        run.stopped.clone_from(&state.stopped);
         run.state = Some(state);
         Ok(())
     }
@@ -124,6 +132,9 @@ impl Export {
         self.uncancelled(demand(&self.cluster, &prepared.rights)).await?;
         if let Means::Through(vm) = prepared.means.clone() {
             self.through_snapshot(&vm, run, &mut prepared).await?;
+        }
+        if prepared.stop {
+            self.stop(run, &prepared).await?;
         }
         run.consistency = Some(prepared.consistency);
         let description = self.uncancelled(self.description(&prepared, run)).await?;
@@ -236,12 +247,63 @@ impl Export {
         Ok(())
     }
 
+    /// Stops the VM. What its run strategy was is remembered before.
+    async fn stop(&self, run: &mut Run, prepared: &Prepared) -> Result<()> {
+        let object = prepared.vm.clone().unwrap_or_default();
+        let vm = VirtualMachine::new(object)?;
+        // If an earlier run had stopped it, what counts is what was before that.
+        let strategy = run.stopped.clone().unwrap_or_else(|| vm.strategy());
+        if let Some(state) = &mut run.state {
+            state.remember_stopped(&strategy)?;
+        }
+        run.stopped = Some(strategy);
+        let teller: Teller = Arc::new(self.teller());
+        self.uncancelled(self.cluster.stop(&vm, self.options.wait, &teller)).await
+    }
+
+    /// Puts a VM that was stopped back as it was, however the run went.
+    async fn put_back(&self, run: &mut Run, worked: Result<String>) -> Result<String> {
+        let (Some(strategy), super::ExportOf::Vm(name)) = (&run.stopped, &self.of) else { return worked };
+        let by_hand = format!(
+            "put it back by hand: kubectl patch vm {name} -n {} --type merge -p '{{\"spec\":{strategy}}}'",
+            self.cluster.namespace()
+        );
+        let put = tokio::time::timeout(CLEAN_UP, self.cluster.put_back(name, strategy)).await;
+        let failed = match put {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error),
+            Err(_) => Some(Error::new(ErrorKind::Network, "the cluster does not answer")),
+        };
+        match (worked, failed) {
+            (Ok(source), None) => Ok(source),
+            (Ok(source), Some(error)) => {
+                run.warnings.push(format!("VM {name} was stopped and could not be put back ({error}); {by_hand}"));
+                Ok(source)
+            }
+            (Err(error), None) => Err(error.with_further_hint(format!(
+                "VM {name} is put back as it was; if it runs, its disks change, and another try begins anew with --restart"
+            ))),
+            (Err(error), Some(cause)) => {
+                Err(error.with_further_hint(format!("VM {name} stays stopped ({cause}); {by_hand}")))
+            }
+        }
+    }
+
     /// The VM's description, with instancetype and preference written out.
     async fn description(&self, prepared: &Prepared, run: &mut Run) -> Result<Option<Value>> {
-        let Some(vm) = &prepared.vm else { return Ok(None) };
+        let Some(mut vm) = prepared.vm.clone() else { return Ok(None) };
+        // As it was before it was stopped.
+        if let (Some(Value::Object(strategy)), Some(spec)) =
+            (&run.stopped, vm.get_mut("spec").and_then(Value::as_object_mut))
+        {
+            spec.extend(strategy.clone());
+        }
+        let vm = &vm;
         let expanded = match (&prepared.means, &prepared.snapshot) {
             (_, Some(_)) => self.cluster.expanded(vm).await,
-            (Means::Direct(ExportSource::VirtualMachine(name)), None) => self.cluster.expanded_vm(name).await,
+            (Means::Direct(ExportSource::VirtualMachine(name)), None) if run.stopped.is_none() => {
+                self.cluster.expanded_vm(name).await
+            }
             _ => self.cluster.expanded(vm).await,
         };
         Ok(Some(VirtualMachine::description(&match expanded {

@@ -10,6 +10,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::VolumeRecord;
 use crate::error::{Error, Result};
@@ -24,6 +25,8 @@ pub(super) struct RunState {
     pub(super) is_resumed: bool,
     /// The snapshot that was made for it.
     pub(super) snapshot: Option<String>,
+    /// The run strategy of the VM that was stopped for it.
+    pub(super) stopped: Option<Value>,
     /// Claims whose volumes were begun: what then stands under their outputs' names is this run's.
     pub(super) begun: Vec<String>,
     pub(super) done: Vec<VolumeRecord>,
@@ -40,6 +43,9 @@ enum Line {
     },
     Snapshot {
         name: String,
+    },
+    Stopped {
+        strategy: Value,
     },
     Begun {
         claim: String,
@@ -65,6 +71,7 @@ pub(super) struct Left {
     pub(super) run: String,
     pub(super) of: String,
     snapshot: Option<String>,
+    pub(super) stopped: Option<Value>,
     begun: Vec<String>,
     done: Vec<VolumeRecord>,
     valid_len: u64,
@@ -127,6 +134,7 @@ fn parse(text: &str) -> Option<Left> {
                     run: id,
                     of,
                     snapshot: None,
+                    stopped: None,
                     begun: Vec::new(),
                     done: Vec::new(),
                     valid_len,
@@ -134,6 +142,9 @@ fn parse(text: &str) -> Option<Left> {
             }
             (Line::Snapshot { name }, Some(left)) => {
                 (left.snapshot, left.valid_len) = (Some(name), valid_len);
+            }
+            (Line::Stopped { strategy }, Some(left)) => {
+                (left.stopped, left.valid_len) = (Some(strategy), valid_len);
             }
             (Line::Begun { claim }, Some(left)) => {
                 left.begun.push(claim);
@@ -158,6 +169,7 @@ impl Opened {
             run: run.clone(),
             is_resumed: false,
             snapshot: None,
+            stopped: None,
             begun: Vec::new(),
             done: Vec::new(),
         };
@@ -174,6 +186,7 @@ impl Opened {
             run: left.run,
             is_resumed: true,
             snapshot: left.snapshot,
+            stopped: left.stopped,
             begun: left.begun,
             done: left.done,
         };
@@ -187,6 +200,12 @@ impl RunState {
     pub(super) fn remember_snapshot(&mut self, name: &str) -> Result<()> {
         self.snapshot = Some(name.to_owned());
         self.append(&Line::Snapshot { name: name.to_owned() })
+    }
+
+    /// Remembers the run strategy of a VM before it is stopped.
+    pub(super) fn remember_stopped(&mut self, strategy: &Value) -> Result<()> {
+        self.stopped = Some(strategy.clone());
+        self.append(&Line::Stopped { strategy: strategy.clone() })
     }
 
     /// Remembers that a volume is begun, before anything is made for it.

@@ -58,6 +58,9 @@ pub(crate) const TO_SNAPSHOT: [Right; 3] = [
     Right::new("delete", "snapshot.kubevirt.io", "virtualmachinesnapshots"),
 ];
 
+/// What stopping a VM needs.
+pub(crate) const TO_STOP: [Right; 1] = [Right::new("patch", "kubevirt.io", "virtualmachines")];
+
 /// What a port-forward needs.
 pub(crate) const TO_FORWARD: [Right; 3] = [
     Right::new("get", "", "services"),

@@ -206,16 +206,26 @@ impl Cluster {
             encoded(name)
         );
         let call = self.call("delete", resource, &what);
-        match self.repeated(&call, Method::DELETE, &path).await {
+        match self.repeated(&call, Method::DELETE, &path, None).await {
             Ok(_) => Ok(true),
             Err(CallError::NotFound(_)) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Changes an object of the namespace by a merge patch, tried again while that may help: the same
+    /// patch twice is the same as once.
+    pub(super) async fn patch(&self, resource: &Resource, name: &str, patch: &Value) -> Result<()> {
+        let what = resource.object(&self.namespace, name);
+        let path = format!("{}/{}", resource.path(Some(&self.namespace)), encoded(name));
+        let call = self.call("patch", resource, &what);
+        self.repeated(&call, Method::PATCH, &path, Some(patch)).await?;
+        Ok(())
+    }
+
     /// What is at `path`, tried again while that may help.
     pub(super) async fn get(&self, call: &Call<'_>, path: &str) -> Result<Value, CallError> {
-        self.repeated(call, Method::GET, path).await
+        self.repeated(call, Method::GET, path, None).await
     }
 
     /// One request with a body.
@@ -226,12 +236,14 @@ impl Cluster {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, CallError> {
+        let content =
+            if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
         let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::ACCEPT, "application/json")
-            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_TYPE, content)
             .body(body)
             .map_err(|error| Error::failed(format!("cannot ask for {}", call.what)).with_source(error))?;
         let answer = match timeout(self.timeout, self.client.request_text(request)).await {
@@ -247,10 +259,16 @@ impl Cluster {
         Ok(serde_json::from_str(&answer).map_err(no_json)?)
     }
 
-    async fn repeated(&self, call: &Call<'_>, method: Method, path: &str) -> Result<Value, CallError> {
+    async fn repeated(
+        &self,
+        call: &Call<'_>,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CallError> {
         let (start, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
-            match self.send(call, method.clone(), path, None).await {
+            match self.send(call, method.clone(), path, body).await {
                 Err(CallError::Transient(error)) if start.elapsed() + pause < self.retry_for => {
                     tracing::debug!(%error, what = %call.what, ?pause, "the cluster did not answer, asking again");
                     sleep(pause).await;

@@ -47,7 +47,7 @@ pub use self::{
 };
 
 pub(crate) use self::{
-    access::{TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, demand},
+    access::{TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, TO_STOP, demand},
     session::Teller,
     snapshot::{Making, no_agent},
     time::now,

@@ -1,16 +1,20 @@
 //! VirtualMachines: whether they run, and their full description.
 
+use std::time::Duration;
+
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::{
-    Cluster, Resource,
+    Cluster, Resource, Told,
     client::{Call, decoded},
     resource::encoded,
+    session::Teller,
     types::{Condition, Metadata, VirtualMachine, VmStatus},
 };
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Whether a VM runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +58,15 @@ impl VirtualMachine {
         }
         let parts: Parts = decoded("the VirtualMachine", object.clone())?;
         Ok(Self { metadata: parts.metadata, status: parts.status, object })
+    }
+
+    /// What says whether it is to run: the part of its specification that is changed to stop it.
+    pub(crate) fn strategy(&self) -> Value {
+        let spec = self.object.get("spec");
+        match spec.and_then(|spec| spec.get("runStrategy")).filter(|strategy| !strategy.is_null()) {
+            Some(strategy) => json!({ "runStrategy": strategy }),
+            None => json!({"running": spec.and_then(|spec| spec.get("running")) == Some(&Value::Bool(true))}),
+        }
     }
 
     /// Since when it has not been running, as its Ready condition says: KubeVirt changes that time only
@@ -118,6 +131,50 @@ impl Cluster {
         })
     }
 
+    /// Stops a VM by its run strategy and waits until it has stopped. [`VirtualMachine::strategy`] is what
+    /// [`put_back`](Self::put_back) needs afterwards.
+    pub(crate) async fn stop(&self, vm: &VirtualMachine, wait: Duration, teller: &Teller) -> Result<()> {
+        let name = &vm.metadata.name;
+        let halted = match vm.strategy().get("running") {
+            Some(_) => json!({"running": false}),
+            None => json!({"runStrategy": "Halted"}),
+        };
+        self.patch(&Resource::vms(), name, &json!({ "spec": halted })).await?;
+        let start = Instant::now();
+        teller(Told::Waiting(format!("VM {}/{name} is being stopped", self.namespace())));
+        while self.power(name).await? != Power::Stopped {
+            if start.elapsed() >= wait {
+                return Err(Error::new(
+                    ErrorKind::TimedOut,
+                    format!("VM {}/{name} did not stop within {} s", self.namespace(), wait.as_secs()),
+                )
+                .with_hint(
+                    "the guest may not react to ACPI: shut it down from inside, or wait longer with --wait",
+                ));
+            }
+            sleep(STOP_POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Puts the run strategy of a VM back as it was. A VM that is started by hand is started.
+    pub(crate) async fn put_back(&self, name: &str, strategy: &Value) -> Result<()> {
+        self.patch(&Resource::vms(), name, &json!({ "spec": strategy })).await?;
+        if strategy.get("runStrategy").and_then(Value::as_str) != Some("Manual") {
+            return Ok(());
+        }
+        let what = format!("VirtualMachine {}/{name}", self.namespace());
+        let call = Call {
+            verb: "update",
+            resource: "virtualmachines/start.subresources.kubevirt.io",
+            what: &what,
+            namespace: Some(self.namespace()),
+        };
+        let path = format!("{}/virtualmachines/{}/start", self.subresources(), encoded(name));
+        self.send(&call, Method::PUT, &path, None).await?;
+        Ok(())
+    }
+
     /// A VM with its instancetype and preference written out.
     ///
     /// # Errors
@@ -158,3 +215,6 @@ impl Cluster {
         format!("/apis/subresources.kubevirt.io/v1/namespaces/{}", encoded(self.namespace()))
     }
 }
+
+/// Guests take seconds to minutes to stop.
+const STOP_POLL: Duration = Duration::from_millis(500);

@@ -7,10 +7,10 @@ mod refusals;
 
 use std::{fs, path::Path};
 
-use vmferry_sim::{Config, Disk, PvcKind, Vm};
+use vmferry_sim::{Config, Disk, Fault, FaultKind, PvcKind, Vm};
 
 use self::cluster::{Cluster, MIB, assert_disk, web};
-use crate::support::{listing, scratch};
+use crate::support::{listing, scratch, wait_for};
 
 #[test]
 fn all_disks_of_a_vm_in_one_run_whatever_the_format() {
@@ -144,6 +144,33 @@ fn a_running_vm_is_exported_through_a_snapshot() {
         let vms = cluster.sim.objects("virtualmachineinstances", Some("demo"));
         assert_eq!(vms.len(), 1);
     }
+}
+
+#[test]
+fn a_vm_is_stopped_only_if_told_and_put_back_as_it_was() {
+    let cluster = Cluster::start(Config::default());
+    let disk = cluster.disk(1, 9 * MIB);
+    cluster.sim.add_vm(Vm::new("demo", "live").disk("root", Disk::bytes(disk.clone())).running(true));
+    let strategy = || cluster.sim.objects("virtualmachines", Some("demo"))[0]["spec"]["runStrategy"].clone();
+    let before = strategy();
+    let place = scratch();
+    let report =
+        cluster.run(place.path(), &["demo/live", "--output", "out", "--stop", "-o", "json"]).expect(0).json();
+    assert_disk(&place.path().join("out/live/root.qcow2"), &disk);
+    assert_eq!(report["consistency"], "stopped");
+    assert_eq!(strategy(), before);
+    wait_for("the VM", || !cluster.sim.objects("virtualmachineinstances", Some("demo")).is_empty());
+    let description = fs::read_to_string(place.path().join("out/live/vm.yaml")).unwrap();
+    assert!(description.contains(&format!("runStrategy: {}", before.as_str().unwrap())), "{description}");
+    cluster.assert_clean();
+
+    // And if it fails.
+    cluster.sim.fault(Fault::new(FaultKind::Status { code: 500 }).times(0));
+    let failed =
+        cluster.run(place.path(), &["demo/live", "--output", "again", "--stop", "--retry-for", "2s"]);
+    assert_ne!(failed.code, Some(0));
+    assert!(failed.stderr.contains("put back as it was"), "{}", failed.stderr);
+    assert_eq!(strategy(), before);
 }
 
 #[test]
