@@ -23,7 +23,7 @@ use super::{
     verify::VerifyArgs,
 };
 #[cfg(feature = "kubevirt")]
-use super::{export::ExportArgs, gc::GcArgs};
+use super::{doctor::DoctorArgs, export::ExportArgs, gc::GcArgs};
 
 /// Export VMs from KubeVirt and convert virtual disks between RAW, QCOW2 and VMDK in one pass, hashed and resumable
 #[derive(Debug, Parser)]
@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Export(Box<ExportArgs>),
     #[cfg(feature = "kubevirt")]
     Gc(GcArgs),
+    #[cfg(feature = "kubevirt")]
+    Doctor(DoctorArgs),
     Inspect(InspectArgs),
     Map(MapArgs),
     Digest(DigestArgs),

@@ -234,11 +234,16 @@ fn what(args: &ExportArgs) -> Result<(Option<String>, ExportOf), Error> {
     if let Some((Some(name), of)) = named.into_iter().find(|(name, _)| name.is_some()) {
         return Ok((None, of(name.clone())));
     }
-    let vm = args.vm.as_deref().unwrap_or_default();
+    let (namespace, vm) = named_vm(args.vm.as_deref().unwrap_or_default())?;
+    Ok((namespace, ExportOf::Vm(vm)))
+}
+
+/// A VM, and the namespace that stands before its name.
+pub(super) fn named_vm(vm: &str) -> Result<(Option<String>, String), Error> {
     match vm.split_once('/') {
-        None => Ok((None, ExportOf::Vm(vm.to_owned()))),
+        None => Ok((None, vm.to_owned())),
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok((Some(namespace.to_owned()), ExportOf::Vm(name.to_owned())))
+            Ok((Some(namespace.to_owned()), name.to_owned()))
         }
         Some(_) => {
             Err(Error::usage(format!("{vm:?} is not the name of a VM"))

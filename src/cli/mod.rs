@@ -7,6 +7,8 @@ mod completion;
 mod convert;
 mod digest;
 #[cfg(feature = "kubevirt")]
+mod doctor;
+#[cfg(feature = "kubevirt")]
 mod export;
 #[cfg(feature = "kubevirt")]
 mod gc;
@@ -81,6 +83,8 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Convert(args) => convert::run(&args, output).await,
         Command::Digest(args) => digest::run(args, output).await,
         #[cfg(feature = "kubevirt")]
+        Command::Doctor(args) => doctor::run(&args, output).await,
+        #[cfg(feature = "kubevirt")]
         Command::Export(args) => export::run(&args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Gc(args) => gc::run(&args, output).await,
@@ -95,7 +99,7 @@ fn check_output_format(cli: &Cli) -> Result<(), Error> {
     let rows = match cli.command {
         Command::Map(_) => true,
         #[cfg(feature = "kubevirt")]
-        Command::Gc(_) => true,
+        Command::Doctor(_) | Command::Gc(_) => true,
         _ => false,
     };
     match cli.global.output_format {

@@ -13,6 +13,7 @@
 mod access;
 mod client;
 mod discovery;
+mod doctor;
 mod explain;
 mod forward;
 mod identity;
@@ -33,6 +34,7 @@ mod wait;
 pub use self::{
     access::{Right, missing_rights},
     client::{Cluster, ClusterOptions},
+    doctor::{Check, Verdict, examine},
     leftovers::{Leftover, LeftoverKind, leftovers},
     links::VolumeLinks,
     names::{file_name, run_id},

@@ -48,6 +48,10 @@ impl Resource {
         Self::new("kubevirt.io", "v1", "VirtualMachine", "virtualmachines")
     }
 
+    pub(super) fn kubevirts() -> Self {
+        Self::new("kubevirt.io", "v1", "KubeVirt", "kubevirts")
+    }
+
     pub(super) fn vmis() -> Self {
         Self::new("kubevirt.io", "v1", "VirtualMachineInstance", "virtualmachineinstances")
     }
