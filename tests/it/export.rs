@@ -1,5 +1,6 @@
 //! `vmferry export` against a simulated cluster: every source, way and format, and what goes wrong.
 
+mod chaos;
 mod cluster;
 mod faults;
 mod interrupted;
