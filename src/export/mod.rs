@@ -1,6 +1,8 @@
 //! A VM out of a cluster: [`Export`].
 
+mod beside;
 mod builder;
+mod end;
 mod output;
 mod prepare;
 mod record;

@@ -1,27 +1,22 @@
-//! An export from start to end, and what is left in the cluster if it fails.
+//! An export from start to end.
 
-use std::{
-    fs,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs, sync::Arc, time::Instant};
 
 use serde_json::Value;
 
 use super::{
     Export, ExportEvent, ExportReport, VolumeRecord,
+    beside::{DESCRIPTION, RECORD, SUMS},
     output::{self, Places},
     prepare::{Means, Prepared},
-    record::{ExportRecord, LeftOutRecord, RECORD_VERSION, SourceRecord},
     state::{self, Found, RunState},
 };
 use crate::{
     conversion::{Conversion, ConversionOptions, ConversionSource, ResumePolicy, Target},
     error::{Error, ErrorKind, Result},
     kubevirt::{
-        Consistency, ExportSource, LeftOut, Making, PlannedVolume, Session, SessionOptions, Snapshot, Teller,
-        demand, now, run_id, types::VirtualMachine,
+        Consistency, ExportSource, LeftOut, Making, PlannedVolume, Session, SessionOptions, Teller, demand,
+        run_id,
     },
     pipeline::{manifest::Manifest, target::TargetPaths},
     source::Links,
@@ -29,23 +24,23 @@ use crate::{
 
 /// What there is of a run, for its end: good or bad.
 #[derive(Default)]
-struct Run {
-    id: String,
+pub(super) struct Run {
+    pub(super) id: String,
     /// What the objects in the cluster are named after; `None` = none was made.
-    named_after: Option<String>,
-    with_snapshot: bool,
-    state: Option<RunState>,
+    pub(super) named_after: Option<String>,
+    pub(super) with_snapshot: bool,
+    pub(super) state: Option<RunState>,
     /// The run strategy of the VM that was stopped.
-    stopped: Option<Value>,
-    session: Option<Arc<Session>>,
+    pub(super) stopped: Option<Value>,
+    pub(super) session: Option<Arc<Session>>,
     /// Bytes have been taken, by this run or an earlier one: there is something to go on with.
-    begun: bool,
-    bytes_read: u64,
-    way: Option<&'static str>,
-    consistency: Option<Consistency>,
-    volumes: Vec<VolumeRecord>,
-    left_out: Vec<LeftOut>,
-    warnings: Vec<String>,
+    pub(super) begun: bool,
+    pub(super) bytes_read: u64,
+    pub(super) way: Option<&'static str>,
+    pub(super) consistency: Option<Consistency>,
+    pub(super) volumes: Vec<VolumeRecord>,
+    pub(super) left_out: Vec<LeftOut>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Export {
@@ -170,7 +165,7 @@ impl Export {
             .collect();
         output::check_free(&pending, options)?;
         if let Some(directory) = places.directory() {
-            for name in [DESCRIPTION, MANIFEST, SUMS] {
+            for name in [DESCRIPTION, RECORD, SUMS] {
                 let path = directory.join(name);
                 if !options.force && !run.begun && fs::symlink_metadata(&path).is_ok() {
                     return Err(Error::refused(format!("{} exists", path.display()))
@@ -245,78 +240,6 @@ impl Export {
         prepared.vm = snapshot.vm.clone().or_else(|| prepared.vm.take());
         prepared.snapshot = Some(snapshot);
         Ok(())
-    }
-
-    /// Stops the VM. What its run strategy was is remembered before.
-    async fn stop(&self, run: &mut Run, prepared: &Prepared) -> Result<()> {
-        let object = prepared.vm.clone().unwrap_or_default();
-        let vm = VirtualMachine::new(object)?;
-        // If an earlier run had stopped it, what counts is what was before that.
-        let strategy = run.stopped.clone().unwrap_or_else(|| vm.strategy());
-        if let Some(state) = &mut run.state {
-            state.remember_stopped(&strategy)?;
-        }
-        run.stopped = Some(strategy);
-        let teller: Teller = Arc::new(self.teller());
-        self.uncancelled(self.cluster.stop(&vm, self.options.wait, &teller)).await
-    }
-
-    /// Puts a VM that was stopped back as it was, however the run went.
-    async fn put_back(&self, run: &mut Run, worked: Result<String>) -> Result<String> {
-        let (Some(strategy), super::ExportOf::Vm(name)) = (&run.stopped, &self.of) else { return worked };
-        let by_hand = format!(
-            "put it back by hand: kubectl patch vm {name} -n {} --type merge -p '{{\"spec\":{strategy}}}'",
-            self.cluster.namespace()
-        );
-        let put = tokio::time::timeout(CLEAN_UP, self.cluster.put_back(name, strategy)).await;
-        let failed = match put {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_) => Some(Error::new(ErrorKind::Network, "the cluster does not answer")),
-        };
-        match (worked, failed) {
-            (Ok(source), None) => Ok(source),
-            (Ok(source), Some(error)) => {
-                run.warnings.push(format!("VM {name} was stopped and could not be put back ({error}); {by_hand}"));
-                Ok(source)
-            }
-            (Err(error), None) => Err(error.with_further_hint(format!(
-                "VM {name} is put back as it was; if it runs, its disks change, and another try begins anew with --restart"
-            ))),
-            (Err(error), Some(cause)) => {
-                Err(error.with_further_hint(format!("VM {name} stays stopped ({cause}); {by_hand}")))
-            }
-        }
-    }
-
-    /// The VM's description, with instancetype and preference written out.
-    async fn description(&self, prepared: &Prepared, run: &mut Run) -> Result<Option<Value>> {
-        let Some(mut vm) = prepared.vm.clone() else { return Ok(None) };
-        // As it was before it was stopped.
-        if let (Some(Value::Object(strategy)), Some(spec)) =
-            (&run.stopped, vm.get_mut("spec").and_then(Value::as_object_mut))
-        {
-            spec.extend(strategy.clone());
-        }
-        let vm = &vm;
-        let expanded = match (&prepared.means, &prepared.snapshot) {
-            (_, Some(_)) => self.cluster.expanded(vm).await,
-            (Means::Direct(ExportSource::VirtualMachine(name)), None) if run.stopped.is_none() => {
-                self.cluster.expanded_vm(name).await
-            }
-            _ => self.cluster.expanded(vm).await,
-        };
-        Ok(Some(VirtualMachine::description(&match expanded {
-            Ok(expanded) if expanded.is_object() => expanded,
-            Ok(_) => vm.clone(),
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
-            Err(error) => {
-                run.warnings.push(format!(
-                    "the VM's description is as it is in the cluster, instancetype and preference not written out: {error}"
-                ));
-                vm.clone()
-            }
-        })))
     }
 
     async fn convert_all(
@@ -413,62 +336,8 @@ impl Export {
         Ok(session)
     }
 
-    /// Writes what stands beside the disks.
-    async fn describe(
-        &self,
-        directory: &Path,
-        run: &Run,
-        prepared: &Prepared,
-        description: Option<&Value>,
-        source: &ExportSource,
-    ) -> Result<()> {
-        if let Some(description) = description {
-            let text = serde_saphyr::to_string(description).map_err(|error| {
-                Error::failed("cannot write the VM's description as YAML").with_source(error)
-            })?;
-            output::write_whole(&directory.join(DESCRIPTION), text.as_bytes())?;
-        }
-        let sums: String = run
-            .volumes
-            .iter()
-            .filter_map(|volume| Some(format!("{}  {}\n", volume.sha256.as_ref()?, volume.file)))
-            .collect();
-        if !sums.is_empty() {
-            output::write_whole(&directory.join(SUMS), sums.as_bytes())?;
-        }
-        let snapshot: Option<&Snapshot> = prepared.snapshot.as_ref();
-        let record = ExportRecord {
-            version: RECORD_VERSION,
-            created: now(),
-            vmferry: env!("CARGO_PKG_VERSION"),
-            kubevirt: self.cluster.kubevirt_version().await,
-            cluster: self.cluster.url(),
-            namespace: self.cluster.namespace(),
-            name: &prepared.plan.name,
-            source: SourceRecord {
-                kind: source.kind(),
-                name: source.name(),
-                indications: snapshot.map(|snapshot| snapshot.indications.as_slice()).unwrap_or_default(),
-                taken: snapshot.and_then(|snapshot| snapshot.taken.as_deref()),
-            },
-            consistency: prepared.consistency.name(),
-            description: description.map(|_| DESCRIPTION),
-            volumes: &run.volumes,
-            left_out: prepared
-                .volumes
-                .left_out
-                .iter()
-                .map(|left| LeftOutRecord { name: &left.name, reason: &left.reason })
-                .collect(),
-        };
-        let mut text = serde_json::to_string_pretty(&record)
-            .map_err(|error| Error::failed("cannot write the record of the export").with_source(error))?;
-        text.push('\n');
-        output::write_whole(&directory.join(MANIFEST), text.as_bytes())
-    }
-
     /// What the objects of a run are named after, before anything is known of it.
-    fn named_after(&self) -> Option<String> {
+    pub(super) fn named_after(&self) -> Option<String> {
         match &self.of {
             super::ExportOf::Existing(_) => None,
             super::ExportOf::Claim(name) | super::ExportOf::Snapshot(name) | super::ExportOf::Vm(name) => {
@@ -477,71 +346,8 @@ impl Export {
         }
     }
 
-    /// Removes what a good run made in the cluster.
-    async fn clean_up(&self, run: &mut Run) {
-        if self.options.keep || matches!(self.of, super::ExportOf::Existing(_)) {
-            return;
-        }
-        let Some(after) = run.named_after.clone().or_else(|| self.named_after()) else { return };
-        if let Some(error) = self.remove_objects(run, &after).await {
-            let warning = format!(
-                "what was made in the cluster could not be removed ({error}): vmferry gc -n {} lists it",
-                self.cluster.namespace()
-            );
-            run.warnings.push(warning);
-        }
-    }
-
-    async fn remove_objects(&self, run: &Run, after: &str) -> Option<Error> {
-        let removal = async {
-            if let Some(session) = run.session.as_ref().filter(|session| session.is_owned()) {
-                session.remove().await?;
-            }
-            self.cluster.remove_run(after, &run.id, run.with_snapshot).await
-        };
-        match tokio::time::timeout(CLEAN_UP, removal).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_) => Some(Error::new(ErrorKind::Network, "the cluster does not answer")),
-        }
-    }
-
-    /// Keeps what a later run can go on with, says how, and removes the rest.
-    async fn after_failure(&self, places: &Places, run: Run, error: Error) -> Error {
-        let namespace = self.cluster.namespace();
-        let made = run.named_after.clone().filter(|_| !matches!(self.of, super::ExportOf::Existing(_)));
-        if run.begun || self.options.keep {
-            let Some(session) = run.session.as_ref().filter(|session| session.is_owned()) else {
-                return error;
-            };
-            let snapshot = if run.with_snapshot { " and its snapshot" } else { "" };
-            return error.with_further_hint(format!(
-                "the export {namespace}/{}{snapshot} is kept in the cluster for that; to give up instead: 'kubectl delete \
-                 virtualmachineexport {} -n {namespace}', or 'vmferry gc -n {namespace} --yes' for all that was left",
-                session.name(),
-                session.name()
-            ));
-        }
-        let left = match &made {
-            Some(after) => self.remove_objects(&run, after).await,
-            None => None,
-        };
-        if let Some(state) = run.state
-            && let Err(error) = state.remove()
-        {
-            tracing::debug!(%error, "the state of the run stays behind");
-        }
-        places.remove_if_empty();
-        match left {
-            Some(cause) => error.with_further_hint(format!(
-                "what was made in the cluster could not be removed ({cause}): 'vmferry gc -n {namespace}' lists it"
-            )),
-            None => error,
-        }
-    }
-
     /// `work`, unless the run is cancelled first.
-    async fn uncancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn uncancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         match self.cancel.run_until_cancelled(work).await {
             Some(result) => result,
             None => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
@@ -559,15 +365,3 @@ fn shown(places: &Places, target: &Target) -> String {
         (_, Target::Stdout) => "-".to_owned(),
     }
 }
-
-/// The VM's description.
-const DESCRIPTION: &str = "vm.yaml";
-
-/// The record of the export.
-const MANIFEST: &str = "manifest.json";
-
-/// What `sha256sum -c` checks.
-const SUMS: &str = "SHA256SUMS";
-
-/// A run that ends does not wait for ever.
-const CLEAN_UP: Duration = Duration::from_secs(20);

@@ -1,0 +1,111 @@
+//! What stands beside the disks: the VM's description, the record, sums.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{
+    Export, output,
+    prepare::{Means, Prepared},
+    record::{ExportRecord, LeftOutRecord, RECORD_VERSION, SourceRecord},
+    run::Run,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    kubevirt::{ExportSource, Snapshot, now, types::VirtualMachine},
+};
+
+impl Export {
+    /// The VM's description, with instancetype and preference written out.
+    pub(super) async fn description(&self, prepared: &Prepared, run: &mut Run) -> Result<Option<Value>> {
+        let Some(mut vm) = prepared.vm.clone() else { return Ok(None) };
+        // As it was before it was stopped.
+        if let (Some(Value::Object(strategy)), Some(spec)) =
+            (&run.stopped, vm.get_mut("spec").and_then(Value::as_object_mut))
+        {
+            spec.extend(strategy.clone());
+        }
+        let vm = &vm;
+        let expanded = match (&prepared.means, &prepared.snapshot) {
+            (_, Some(_)) => self.cluster.expanded(vm).await,
+            (Means::Direct(ExportSource::VirtualMachine(name)), None) if run.stopped.is_none() => {
+                self.cluster.expanded_vm(name).await
+            }
+            _ => self.cluster.expanded(vm).await,
+        };
+        Ok(Some(VirtualMachine::description(&match expanded {
+            Ok(expanded) if expanded.is_object() => expanded,
+            Ok(_) => vm.clone(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+            Err(error) => {
+                run.warnings.push(format!(
+                    "the VM's description is as it is in the cluster, instancetype and preference not written out: {error}"
+                ));
+                vm.clone()
+            }
+        })))
+    }
+
+    /// Writes what stands beside the disks.
+    pub(super) async fn describe(
+        &self,
+        directory: &Path,
+        run: &Run,
+        prepared: &Prepared,
+        description: Option<&Value>,
+        source: &ExportSource,
+    ) -> Result<()> {
+        if let Some(description) = description {
+            let text = serde_saphyr::to_string(description).map_err(|error| {
+                Error::failed("cannot write the VM's description as YAML").with_source(error)
+            })?;
+            output::write_whole(&directory.join(DESCRIPTION), text.as_bytes())?;
+        }
+        let sums: String = run
+            .volumes
+            .iter()
+            .filter_map(|volume| Some(format!("{}  {}\n", volume.sha256.as_ref()?, volume.file)))
+            .collect();
+        if !sums.is_empty() {
+            output::write_whole(&directory.join(SUMS), sums.as_bytes())?;
+        }
+        let snapshot: Option<&Snapshot> = prepared.snapshot.as_ref();
+        let record = ExportRecord {
+            version: RECORD_VERSION,
+            created: now(),
+            vmferry: env!("CARGO_PKG_VERSION"),
+            kubevirt: self.cluster.kubevirt_version().await,
+            cluster: self.cluster.url(),
+            namespace: self.cluster.namespace(),
+            name: &prepared.plan.name,
+            source: SourceRecord {
+                kind: source.kind(),
+                name: source.name(),
+                indications: snapshot.map(|snapshot| snapshot.indications.as_slice()).unwrap_or_default(),
+                taken: snapshot.and_then(|snapshot| snapshot.taken.as_deref()),
+            },
+            consistency: prepared.consistency.name(),
+            description: description.map(|_| DESCRIPTION),
+            volumes: &run.volumes,
+            left_out: prepared
+                .volumes
+                .left_out
+                .iter()
+                .map(|left| LeftOutRecord { name: &left.name, reason: &left.reason })
+                .collect(),
+        };
+        let mut text = serde_json::to_string_pretty(&record)
+            .map_err(|error| Error::failed("cannot write the record of the export").with_source(error))?;
+        text.push('\n');
+        output::write_whole(&directory.join(RECORD), text.as_bytes())
+    }
+}
+
+/// The VM's description.
+pub(super) const DESCRIPTION: &str = "vm.yaml";
+
+/// The record of the export.
+pub(super) const RECORD: &str = "manifest.json";
+
+/// What `sha256sum -c` checks.
+pub(super) const SUMS: &str = "SHA256SUMS";
