@@ -35,7 +35,7 @@ const DISPLAY_END: Duration = Duration::from_secs(1);
 
 const AFTER_HELP: &str = "\
 Examples:
-  # What would be done, and whether it can be
+  # What would be done
   vmferry export demo/db --output backup/ --dry-run
 
   # All disks of a VM as QCOW2, with its description; a running VM through a snapshot

@@ -27,6 +27,8 @@ pub struct ExportPlan {
     pub objects: Vec<&'static str>,
     /// How long the export may live there.
     pub ttl: Duration,
+    /// The ways to the exporter, in the order in which they are tried.
+    pub reach: Vec<&'static str>,
     /// The volumes and where they go.
     pub volumes: Vec<PlannedOutput>,
     /// Volumes that are left out.
@@ -141,6 +143,7 @@ impl Export {
             name,
             source: found.source,
             objects,
+            reach: self.options.reach.order(self.options.service_url.is_some()),
             ttl: self.session_options("", space_needed).time_to_live(),
             volumes,
             left_out: found.volumes.left_out.clone(),

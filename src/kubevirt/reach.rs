@@ -31,6 +31,11 @@ impl Reach {
         ("port-forward", Self::PortForward),
     ];
 
+    /// The ways that will be tried, in this order, in words.
+    pub fn order(self, service_url: bool) -> Vec<&'static str> {
+        self.ways(service_url, in_cluster()).into_iter().map(Way::name).collect()
+    }
+
     /// The ways to try, in this order.
     fn ways(self, service_url: bool, in_cluster: bool) -> Vec<Way> {
         match self {

@@ -255,6 +255,7 @@ fn a_dry_run_makes_nothing() {
     assert!(plan["source"].as_str().unwrap().contains("stopped"), "{plan}");
     assert_eq!(plan["left_out"][0]["name"], "cd");
     assert!(plan["space_needed"].as_u64().unwrap() > 0);
+    assert_eq!(plan["reach"][0], "external link");
     assert_eq!(listing(place.path()), [""; 0]);
     assert!(cluster.sim.requests().iter().all(|request| request.method == "GET"), "only questions");
 }
