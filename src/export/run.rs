@@ -102,7 +102,8 @@ impl Export {
                 let after = self.named_after();
                 if let Some(after) = after {
                     // What it left in the cluster is of no use to anybody.
-                    self.uncancelled(self.cluster.remove_run(&after, &left.run, true)).await?;
+                    let with_snapshot = left.snapshot.is_some();
+                    self.uncancelled(self.cluster.remove_run(&after, &left.run, with_snapshot)).await?;
                 }
                 let mut state = opened.begin(run_id()?, &of)?;
                 if let Some(strategy) = &left.stopped {

@@ -70,7 +70,7 @@ pub(super) enum Found {
 pub(super) struct Left {
     pub(super) run: String,
     pub(super) of: String,
-    snapshot: Option<String>,
+    pub(super) snapshot: Option<String>,
     pub(super) stopped: Option<Value>,
     begun: Vec<String>,
     done: Vec<VolumeRecord>,
