@@ -161,3 +161,55 @@ fn gate(message: &str) -> Option<String> {
          KubeVirt object ('kubectl edit kubevirt -A')"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: Call<'static> = Call {
+        verb: "create",
+        resource: "virtualmachineexports.export.kubevirt.io",
+        what: "VirtualMachineExport demo/x",
+        namespace: Some("demo"),
+    };
+
+    fn refused(code: u16, reason: &str, message: &str) -> (&'static str, Error) {
+        match refusal(&CALL, code, reason, message) {
+            CallError::Exists(error) => ("exists", error),
+            CallError::NotFound(error) => ("not found", error),
+            CallError::Refused(error) => ("refused", error),
+            CallError::Transient(error) => ("transient", error),
+        }
+    }
+
+    #[test]
+    fn every_refusal_says_what_to_do_or_can_be_repeated() {
+        let gate = "admission webhook \"x\" denied the request: vm export feature gate not enabled";
+        for (code, reason, message, kind, says) in [
+            (401, "Unauthorized", "", "refused", "log in again"),
+            (
+                403,
+                "Forbidden",
+                "user x cannot create",
+                "refused",
+                "kubectl create role vmferry --verb=create",
+            ),
+            (403, "Forbidden", gate, "refused", "feature gate VMExport"),
+            (400, "", "VM snapshot feature gate not enabled", "refused", "feature gate Snapshot"),
+            (404, "NotFound", "gone", "not found", ""),
+            (409, "AlreadyExists", "there", "exists", ""),
+            (409, "Conflict", "busy", "refused", ""),
+            (422, "Invalid", "invalid kind", "refused", ""),
+            (429, "TooManyRequests", "", "transient", ""),
+            (500, "InternalError", "", "transient", ""),
+            (503, "ServiceUnavailable", "", "transient", ""),
+        ] {
+            let (found, error) = refused(code, reason, message);
+            assert_eq!(found, kind, "{code} {reason}");
+            assert!(error.hint().unwrap_or_default().contains(says), "{code}: {:?}", error.hint());
+            assert!(error.to_string().contains("VirtualMachineExport demo/x"), "{error}");
+            let expected = if kind == "transient" { ErrorKind::Network } else { ErrorKind::Cluster };
+            assert_eq!(error.kind(), expected, "{code}");
+        }
+    }
+}

@@ -115,11 +115,12 @@ impl Session {
             return Ok(());
         }
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let mut found = tokio::net::lookup_host((bare, port)).await.map_err(|error| {
+        let found = tokio::net::lookup_host((bare, port)).await.map_err(|error| {
             Error::new(ErrorKind::Network, format!("cannot find {host}, which --service-url names"))
                 .with_source(error)
         })?;
-        offer.connect_to = found.next();
+        // Always the same one: another address counts as another link, and gets the patience of one.
+        offer.connect_to = found.min();
         Ok(())
     }
 
