@@ -13,6 +13,8 @@ use vmferry::{
     source::{HttpOptions, Rate, SourceFormat, SourceOptions},
 };
 
+#[cfg(feature = "demo")]
+use super::demo::DemoArgs;
 use super::{
     completion::CompletionArgs,
     convert::ConvertArgs,
@@ -46,6 +48,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     // Far larger than its siblings.
     Convert(Box<ConvertArgs>),
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
     #[cfg(feature = "kubevirt")]
     Export(Box<ExportArgs>),
     #[cfg(feature = "kubevirt")]

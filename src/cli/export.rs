@@ -10,9 +10,13 @@ use std::{
 };
 
 use clap::{ArgGroup, Args, ValueHint};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    task::JoinHandle,
+};
 use vmferry::{
-    ConversionOptions, Error, Export, ExportEvent, ExportOf, ExportOptions, ExportTarget, SourceChoice,
+    ConversionOptions, Error, Export, ExportBuilder, ExportEvent, ExportOf, ExportOptions, ExportReport,
+    ExportTarget, SourceChoice,
     formats::Format,
     kubevirt::{Quiesce, Reach, Told},
     source::{SourceOptions, Transfer},
@@ -151,22 +155,31 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failur
     let output = if to_pipe && !args.dry_run { output.results_on_stderr() } else { output.clone() };
 
     let cluster = args.cluster.connect(namespace.as_deref()).await?;
-    let (events, told) = unbounded_channel();
-    let export = Export::builder(cluster, of, target)
-        .spec(spec)
-        .options(args.options())
-        .on_event(move |event| {
-            // Nobody listens any more when the command ends.
-            let _ = events.send(event);
-        })
-        .build();
-    let listener = tokio::spawn(listen(told, output.clone()));
+    let builder = Export::builder(cluster, of, target).spec(spec).options(args.options());
     if args.dry_run {
+        let (export, _listener) = listened(builder, &output);
         let plan = signals::supervise(async move { export.plan().await }, Stop::AtOnce, &output).await?;
         return Ok(output.report(&DryRun::new(&plan, &args.output))?);
     }
+    let report = carry_out(builder, &output).await?;
+    Ok(output.report(&ExportSummary::from(&report))?)
+}
+
+/// Builds an export and shows what it tells.
+fn listened(builder: ExportBuilder, output: &Output) -> (Export, JoinHandle<Vec<String>>) {
+    let (events, told) = unbounded_channel();
+    let builder = builder.on_event(move |event| {
+        // Nobody listens any more when the command ends.
+        let _ = events.send(event);
+    });
+    (builder.build(), tokio::spawn(listen(told, output.clone())))
+}
+
+/// Runs an export to its end, with all that is shown meanwhile.
+pub(super) async fn carry_out(builder: ExportBuilder, output: &Output) -> Result<ExportReport, Failure> {
+    let (export, listener) = listened(builder, output);
     let stop = Stop::Orderly(export.cancel_token());
-    let result = signals::supervise(export.run(), stop, &output).await;
+    let result = signals::supervise(export.run(), stop, output).await;
     // A run that was left behind may keep its end of the channel.
     let told = tokio::time::timeout(DISPLAY_END, listener).await;
     let told = told.ok().and_then(Result::ok).unwrap_or_default();
@@ -175,7 +188,7 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failur
     for warning in report.warnings.iter().filter(|warning| !told.contains(warning)) {
         output.warning(warning);
     }
-    Ok(output.report(&ExportSummary::from(&report))?)
+    Ok(report)
 }
 
 impl ExportArgs {

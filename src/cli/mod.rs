@@ -5,6 +5,8 @@ mod args;
 mod cluster;
 mod completion;
 mod convert;
+#[cfg(feature = "demo")]
+mod demo;
 mod digest;
 #[cfg(feature = "kubevirt")]
 mod doctor;
@@ -81,6 +83,8 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
     match cli.command {
         Command::Completion(args) => completion::run(&args, output),
         Command::Convert(args) => convert::run(&args, output).await,
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(&args, output).await,
         Command::Digest(args) => digest::run(args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Doctor(args) => doctor::run(&args, output).await,

@@ -6,6 +6,8 @@
 
 #![expect(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; a failed one panics")]
 
+#[cfg(feature = "demo")]
+mod demo;
 mod documents;
 mod endings;
 #[cfg(feature = "kubevirt")]
