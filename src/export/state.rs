@@ -96,6 +96,7 @@ pub(super) fn open(path: &Path) -> Result<Found> {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(path)
             .map_err(|error| Error::io("open", path, error))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -113,11 +114,20 @@ pub(super) fn open(path: &Path) -> Result<Found> {
         let mut text = String::new();
         (&file).take(MAX_LEN).read_to_string(&mut text).map_err(|error| Error::io("read", path, error))?;
         let opened = Opened { path: path.to_owned(), file };
-        return Ok(match parse(&text) {
-            Some(left) => Found::Left(opened, left),
-            None => Found::Fresh(opened),
-        });
+        return match parse(&text) {
+            Some(left) => Ok(Found::Left(opened, left)),
+            None if is_torn(&text) => Ok(Found::Fresh(opened)),
+            None => Err(Error::refused(format!("{} is not the state of an export", path.display()))
+                .with_hint(
+                    "remove it if you do not need it; 'vmferry gc' lists what runs have left in the cluster",
+                )),
+        };
     }
+}
+
+/// Whether there is nothing, or the front of a first line, that a crash left.
+fn is_torn(text: &str) -> bool {
+    !text.contains('\n') && (text.starts_with(BEGINNING) || BEGINNING.starts_with(text))
 }
 
 /// The longest prefix of complete lines; `None` if there is no run in it.
@@ -242,6 +252,9 @@ impl RunState {
     }
 }
 
+/// What every state begins with.
+const BEGINNING: &str = "{\"record\":\"run\",";
+
 /// Version of the lines' form.
 const VERSION: u32 = 1;
 
@@ -320,6 +333,21 @@ mod tests {
         let (opened, found) = left(&path);
         opened.take_up(found).unwrap().remove().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_what_a_crash_left_of_a_state_is_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        for text in ["", "{", "{\"record\":\"run\",\"ver"] {
+            fs::write(&path, text).unwrap();
+            drop(fresh(&path));
+        }
+        for text in ["a letter", "{\"record\":\"run\",\"version\":2,\"id\":\"a\",\"of\":\"b\"}\n", "\n"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(open(&path).unwrap_err().kind(), crate::ErrorKind::Refused);
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
     }
 
     #[test]
