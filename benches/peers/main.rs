@@ -11,6 +11,7 @@
     reason = "a program for developers that prints its result; no byte count here needs 53 bits"
 )]
 
+mod cluster;
 mod measure;
 mod places;
 mod race;
@@ -22,6 +23,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use clap::Parser;
 
 use crate::{
+    cluster::Cluster,
     measure::Usage,
     places::Places,
     race::{Race, race},
@@ -97,9 +99,12 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let work = args.work.clone().unwrap_or_else(|| env::temp_dir().join("vmferry-peers"));
-    let places = Places::new(args.corpus.clone(), work, args.portable_bin.clone())?;
+    let mut places = Places::new(args.corpus.clone(), work, args.portable_bin.clone())?;
     let rows = chosen(&args, &places)?;
     places.prepare(&rows)?;
+    if rows.iter().any(|row| row.takes("kubeconfig")) {
+        places.cluster = Some(Cluster::start(&places)?);
+    }
     let session = report::session(&places, args.rounds, args.memory_rounds);
     eprintln!("load before: {}", load());
     let mut outcomes = Vec::new();

@@ -14,6 +14,7 @@ use vmferry::formats::testkit::Rng;
 
 use crate::{
     Result,
+    cluster::Cluster,
     measure::Step,
     rows::{Binary, Row},
 };
@@ -27,6 +28,8 @@ pub(crate) struct Places {
     pub(crate) work: PathBuf,
     /// A vmferry that was built without ISA-L.
     pub(crate) portable: Option<PathBuf>,
+    /// What exports come from, if a row has one.
+    pub(crate) cluster: Option<Cluster>,
 }
 
 impl Places {
@@ -52,7 +55,7 @@ impl Places {
                 );
             }
         };
-        Ok(Self { corpus, work, portable })
+        Ok(Self { corpus, work, portable, cluster: None })
     }
 
     /// What is missing for `row`, if anything.
@@ -81,8 +84,11 @@ impl Places {
     pub(crate) fn step(&self, command: &str, place: &Path) -> Step {
         let mut words = command.split(' ').map(|word| self.expand(word, place));
         let mut step = Step { program: program(command).into(), args: Vec::new(), stdout: None };
-        if words.next().is_some_and(|word| word == QEMU) {
-            step.args.extend(QEMU_ARGS.map(str::to_owned));
+        match words.next().as_deref() {
+            Some(QEMU) => step.args.extend(QEMU_ARGS.map(str::to_owned)),
+            Some(VMFERRY) => step.args.push("-q".into()),
+            Some(CURL) => step.args.extend(CURL_ARGS.map(|word| self.expand(word, place))),
+            _ => {}
         }
         while let Some(word) = words.next() {
             if word == ">" {
@@ -104,6 +110,9 @@ impl Places {
         let Some((name, rest)) = word.strip_prefix('{').and_then(|word| word.split_once('}')) else {
             return word.to_owned();
         };
+        if let Some(text) = self.cluster.as_ref().and_then(|cluster| cluster.word(name)) {
+            return text + rest;
+        }
         let path = if name == "out" { place.join("disk") } else { self.input(name) };
         path.display().to_string() + rest
     }
@@ -111,6 +120,9 @@ impl Places {
     /// A text in which only what matters is left of paths.
     pub(crate) fn without_paths(&self, text: &str) -> String {
         let mut text = text.replace(env!("CARGO_BIN_EXE_vmferry"), "vmferry");
+        if let Some(cluster) = &self.cluster {
+            text = cluster.without_places(&text);
+        }
         if let Some(portable) = &self.portable {
             text = text.replace(&portable.display().to_string(), "vmferry-portable");
         }
@@ -120,7 +132,11 @@ impl Places {
 
     /// Makes the inputs of `rows` that are not there.
     pub(crate) fn prepare(&self, rows: &[Row]) -> Result<()> {
-        for name in INPUTS.into_iter().filter(|name| rows.iter().any(|row| row.takes(name))) {
+        let is_taken = |name: &&str| {
+            // The cluster serves the disk as it is and compressed.
+            rows.iter().any(|row| row.takes(name) || row.takes("kubeconfig") && *name == "gz")
+        };
+        for name in INPUTS.into_iter().filter(is_taken) {
             let path = self.input(name);
             if !path.exists() {
                 eprintln!("making {}", self.without_paths(&path.display().to_string()));
@@ -134,10 +150,13 @@ impl Places {
 
     /// Brings the inputs of a row into the page cache: a system may have thrown them out in between.
     pub(crate) fn warm(&self, row: &Row) -> Result<()> {
-        INPUTS.into_iter().filter(|name| row.takes(name)).try_for_each(|name| warm(&self.input(name)))
+        let is_read = |name: &&str| {
+            row.takes(name) || *name == "os" && row.takes("raw-url") || *name == "gz" && row.takes("gzip-url")
+        };
+        INPUTS.into_iter().filter(is_read).try_for_each(|name| warm(&self.input(name)))
     }
 
-    fn input(&self, name: &str) -> PathBuf {
+    pub(crate) fn input(&self, name: &str) -> PathBuf {
         match name {
             "os" => self.corpus.join("os.raw"),
             "sparse" => self.corpus.join("sparse.raw"),
@@ -209,6 +228,8 @@ fn warm(path: &Path) -> Result<()> {
 
 fn program(command: &str) -> &str {
     match command.split(' ').next() {
+        Some(CURL) => "curl",
+        Some(VMFERRY) => env!("CARGO_BIN_EXE_vmferry"),
         Some(QEMU) | None => "qemu-img",
         Some(name) => name,
     }
@@ -216,10 +237,15 @@ fn program(command: &str) -> &str {
 
 fn is_installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    Path::new(program).is_absolute()
+        || env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 const INPUTS: [&str; 7] = ["os", "sparse", "deflate", "zstd", "vmdk", "gz", "huge"];
 const QEMU: &str = "QEMU";
 /// As fast as qemu-img gets: 16 requests in flight, written in any order.
 const QEMU_ARGS: [&str; 4] = ["convert", "-m", "16", "-W"];
+const VMFERRY: &str = "VMFERRY";
+const CURL: &str = "CURL";
+/// The token stands in a file, as it should.
+const CURL_ARGS: [&str; 7] = ["-q", "-sS", "--fail", "--cacert", "{ca}", "-H", "{token-header}"];

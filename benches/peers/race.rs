@@ -71,6 +71,8 @@ impl Side {
 pub(crate) struct Race {
     pub(crate) ours: Side,
     pub(crate) peer: Side,
+    /// Bytes of the disk, where there is one.
+    pub(crate) content: u64,
 }
 
 impl Race {
@@ -89,6 +91,11 @@ impl Race {
     pub(crate) fn spread(&self) -> (f64, f64) {
         let rounds = self.ours.totals().zip(self.peer.totals()).map(|(ours, peer)| ours.wall / peer.wall);
         rounds.fold((f64::INFINITY, 0.0), |(least, most), ratio| (least.min(ratio), most.max(ratio)))
+    }
+
+    /// Ratio of the medians of CPU times.
+    pub(crate) fn cpu_ratio(&self) -> f64 {
+        self.ours.median(Usage::cpu) / self.peer.median(Usage::cpu)
     }
 
     /// vmferry's output length by the peer's.
@@ -112,6 +119,9 @@ pub(crate) fn race(places: &Places, row: &Row, place: &Path, rounds: usize, dura
         for index in order.into_iter().filter(|&index| !sides[index].is_empty()) {
             empty(place)?;
             places.warm(row)?;
+            if let Some(cluster) = &places.cluster {
+                cluster.shape(row.link);
+            }
             let room = results.iter().map(|side| side.room).max().unwrap_or(0);
             use_memory(place, room.max(FIRST_ROOM))?;
             let side = &mut results[index];
@@ -127,7 +137,8 @@ pub(crate) fn race(places: &Places, row: &Row, place: &Path, rounds: usize, dura
     }
     empty(place)?;
     let [ours, peer] = results;
-    Ok(Race { ours, peer })
+    let content = row.content.map(|disk| Size::of(Path::new(&places.expand(disk, place)))).transpose()?;
+    Ok(Race { ours, peer, content: content.unwrap_or_default().apparent })
 }
 
 /// Removes what is in a directory, and waits until its file system has nothing left to do.

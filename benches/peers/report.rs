@@ -28,14 +28,23 @@ impl Outcome {
         let checks = [
             ("time", is_over(self.durable.ratio(), self.row.wall_goal())),
             ("size", is_over(self.durable.size_ratio(), self.row.goals.size)),
+            ("rate", is_over(self.row.goals.share.unwrap_or(0.0), self.share())),
+            ("CPU", is_over(self.durable.cpu_ratio(), self.row.goals.cpu)),
             ("memory", self.durable.ours.peak() > PEAK_GOAL),
         ];
         checks.into_iter().filter(|(_, missed)| *missed).map(|(name, _)| name).collect()
     }
 
+    /// The part of the link's rate that the disk came at, where the row is about that.
+    fn share(&self) -> Option<f64> {
+        self.row.goals.share?;
+        let wall = self.durable.ours.median(|total| total.wall);
+        Some(self.durable.content as f64 / wall / self.row.link.rate as f64)
+    }
+
     fn verdict(&self) -> String {
         match self.missed()[..] {
-            [] => "met".into(),
+            [] => self.share().map_or_else(|| "met".into(), |share| format!("met: {share:.2} of the link")),
             ref missed => format!("missed: {}", missed.join(", ")),
         }
     }
@@ -45,12 +54,18 @@ impl Outcome {
         json!({
             "row": row.name,
             "encoder": if row.binary == Binary::Built && cfg!(feature = "isal") { "isa-l" } else { "portable" },
-            "goal": { "wall_ratio": row.wall_goal(), "size_ratio": row.goals.size, "peak_rss_bytes": PEAK_GOAL },
+            "goal": { "wall_ratio": row.wall_goal(), "size_ratio": row.goals.size, "cpu_ratio": row.goals.cpu,
+                "share_of_link": row.goals.share, "peak_rss_bytes": PEAK_GOAL },
             "missed": self.missed(),
             "wall_ratio": number(durable.ratio()),
             "wall_ratio_of_best": number(durable.best()),
             "wall_ratio_in_memory": memory.as_ref().map(|race| number(race.ratio())),
             "size_ratio": number(durable.size_ratio()),
+            "cpu_ratio": number(durable.cpu_ratio()),
+            "link": {
+                "bytes_per_second": row.link.rate, "round_trip_ms": row.link.round_trip, "stall_ms": row.link.stall,
+            },
+            "share_of_link": self.share(),
             "vmferry": durable.ours.json(),
             "peer": durable.peer.json(),
             "vmferry_in_memory": memory.as_ref().map(|race| race.ours.json()),
@@ -91,20 +106,22 @@ pub(crate) fn markdown(outcomes: &[Outcome]) -> String {
         );
     }
     text.push_str(
-        "\n| row | CPU s: vmferry | peer | peak MiB: vmferry | peer | output MB: vmferry | peer | ratio | goal | allocated MB: vmferry | peer |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "\n| row | CPU s: vmferry | peer | ratio | goal | peak MiB: vmferry | peer | output MB: vmferry | peer | ratio | goal | allocated MB: vmferry | peer |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    for Outcome { row, durable: Race { ours, peer }, .. } in outcomes {
+    for Outcome { row, durable: Race { ours, peer, .. }, .. } in outcomes {
         let has_peer = !peer.runs.is_empty();
         let theirs = |text: String| if has_peer { text } else { "-".into() };
         let has_output = ours.output.apparent > 0;
         let megabytes = |bytes: u64| if has_output { (bytes / 1_000_000).to_string() } else { "-".into() };
         let _ = writeln!(
             text,
-            "| {} | {:.2} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {:.2} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.name,
             ours.median(Usage::cpu),
             seconds(peer.median(Usage::cpu)),
+            ratio(ours.median(Usage::cpu) / peer.median(Usage::cpu)),
+            row.goals.cpu.map_or_else(|| "-".into(), |goal| goal.to_string()),
             ours.peak().div_ceil(1 << 20),
             theirs(peer.peak().div_ceil(1 << 20).to_string()),
             megabytes(ours.output.apparent),
@@ -156,6 +173,8 @@ pub(crate) fn session(places: &Places, rounds: usize, memory_rounds: usize) -> V
             "qemu-img": said("qemu-img", &["--version"]),
             "openssl": said("openssl", &["version"]),
             "igzip": said("igzip", &["--version"]),
+            "curl": said("curl", &["--version"]),
+            "gzip": said("gzip", &["--version"]),
             "pigz": said("pigz", &["--version"]),
             "blksum": said("blksum", &["--version"]),
         },

@@ -13,11 +13,24 @@ pub(crate) struct Row {
     /// Arguments of vmferry; the last one that begins with `{out}` is the output.
     pub(crate) ours: &'static str,
     /// Commands of the peer, one after the other; a word `>` sends standard output to the next word,
-    /// and `QEMU` is `qemu-img convert -m 16 -W`. Empty: only vmferry runs.
+    /// `QEMU` is `qemu-img convert -m 16 -W`, `CURL` is curl with the export's CA and token, and `VMFERRY` is vmferry. Empty: only vmferry runs.
     pub(crate) peer: &'static [&'static str],
     /// The RAW disk that the output must equal.
     pub(crate) content: Option<&'static str>,
+    /// What lies between the cluster and both sides.
+    pub(crate) link: Link,
     pub(crate) goals: Goals,
+}
+
+/// The way that the exporter's bytes take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Bytes a second that all connections share; 0 = as many as the machine can.
+    pub(crate) rate: u64,
+    /// Milliseconds from a request to its answer.
+    pub(crate) round_trip: u64,
+    /// Milliseconds of each second in which nothing moves.
+    pub(crate) stall: u64,
 }
 
 /// When a row is run.
@@ -47,6 +60,10 @@ pub(crate) struct Goals {
     pub(crate) wall_portable: Option<f64>,
     /// vmferry's output length by the peer's.
     pub(crate) size: Option<f64>,
+    /// vmferry's CPU time by the peer's.
+    pub(crate) cpu: Option<f64>,
+    /// The share of the link's rate that the disk must come at, at least.
+    pub(crate) share: Option<f64>,
 }
 
 impl Row {
@@ -72,14 +89,14 @@ impl Row {
         peer: &'static [&'static str],
         wall: f64,
     ) -> Self {
-        let goals = Goals { wall: Some(wall), wall_portable: Some(wall), size: None };
-        Self { name, group: Group::Goal, binary: Binary::Built, ours, peer, content, goals }
+        let goals = Goals { wall: Some(wall), wall_portable: Some(wall), size: None, cpu: None, share: None };
+        Self { name, group: Group::Goal, binary: Binary::Built, ours, peer, content, link: LOCAL, goals }
     }
 
     /// Memory is the only goal.
     const fn alone(name: &'static str, ours: &'static str, content: Option<&'static str>) -> Self {
-        let goals = Goals { wall: None, wall_portable: None, size: None };
-        Self { name, group: Group::Goal, binary: Binary::Built, ours, peer: &[], content, goals }
+        let goals = Goals { wall: None, wall_portable: None, size: None, cpu: None, share: None };
+        Self { name, group: Group::Goal, binary: Binary::Built, ours, peer: &[], content, link: LOCAL, goals }
     }
 
     const fn extra(mut self) -> Self {
@@ -97,6 +114,21 @@ impl Row {
         self
     }
 
+    const fn cpu(mut self, ratio: f64) -> Self {
+        self.goals.cpu = Some(ratio);
+        self
+    }
+
+    const fn over(mut self, link: Link) -> Self {
+        self.link = link;
+        self
+    }
+
+    const fn share(mut self, share: f64) -> Self {
+        self.goals.share = Some(share);
+        self
+    }
+
     const fn portable(mut self, name: &'static str) -> Self {
         self.name = name;
         self.binary = Binary::Portable;
@@ -108,6 +140,12 @@ impl Row {
 const SIZE_GOAL: f64 = 1.06;
 
 const OS: Option<&str> = Some("{os}");
+
+/// What the machine itself can move.
+const LOCAL: Link = Link { rate: 0, round_trip: 0, stall: 0 };
+
+/// A link to another place: far, and now and then nothing moves.
+const FAR: Link = Link { rate: 200 << 20, round_trip: 30, stall: 10 };
 
 const DEFLATE: Row = Row::new(
     "raw-qcow2-deflate",
@@ -130,7 +168,7 @@ const STREAM: Row = Row::new(
 .sized();
 
 /// All rows, in the order of the tables.
-pub(crate) const ROWS: [Row; 27] = [
+pub(crate) const ROWS: [Row; 33] = [
     Row::new(
         "raw-raw-none",
         "convert -f raw --digest none {os} {out}.raw",
@@ -274,6 +312,67 @@ pub(crate) const ROWS: [Row; 27] = [
     ),
     Row::new("digest", "digest -f raw {os}", None, &["openssl dgst -sha256 {os}"], 0.12),
     Row::new("digest-blksum", "digest -f raw {os}", None, &["blksum {os}"], 0.5),
+    Row::new(
+        "export-raw-qcow2",
+        "export --kubeconfig {kubeconfig} -n demo --vmexport os --transfer raw --output {out}.qcow2",
+        OS,
+        &[
+            "CURL -o {out}.spool {raw-url}",
+            "QEMU -f raw -O qcow2 {out}.spool {out}.qcow2",
+            "sync -d {out}.qcow2",
+            "openssl dgst -sha256 {out}.qcow2",
+        ],
+        0.7,
+    ),
+    Row::new(
+        "export-raw-qcow2-deflate",
+        "export --kubeconfig {kubeconfig} -n demo --vmexport os --transfer raw --compression deflate --output {out}.qcow2",
+        OS,
+        &[
+            "CURL -o {out}.spool {raw-url}",
+            "QEMU -c -f raw -O qcow2 {out}.spool {out}.qcow2",
+            "sync -d {out}.qcow2",
+            "openssl dgst -sha256 {out}.qcow2",
+        ],
+        0.35,
+    )
+    .cpu(0.25),
+    Row::new(
+        "export-gz-qcow2-deflate",
+        "export --kubeconfig {kubeconfig} -n demo --vmexport os --transfer gzip --compression deflate --output {out}.qcow2",
+        OS,
+        &[
+            "CURL -o {out}.gz {gzip-url}",
+            "gunzip -c {out}.gz > {out}.spool",
+            "QEMU -c -f raw -O qcow2 {out}.spool {out}.qcow2",
+            "sync -d {out}.qcow2",
+            "openssl dgst -sha256 {out}.qcow2",
+        ],
+        0.12,
+    ),
+    // What is asked of --transfer auto is that it is not much slower than the better choice.
+    Row::new(
+        "export-auto",
+        "export --kubeconfig {kubeconfig} -n demo --vmexport os --compression deflate --output {out}.qcow2",
+        OS,
+        &["VMFERRY export --kubeconfig {kubeconfig} -n demo --vmexport os --transfer raw --compression deflate --output {out}.qcow2"],
+        1.25,
+    ),
+    Row::new(
+        "export-auto-far",
+        "export --kubeconfig {kubeconfig} -n demo --vmexport os --compression deflate --output {out}.qcow2",
+        OS,
+        &["VMFERRY export --kubeconfig {kubeconfig} -n demo --vmexport os --transfer gzip --compression deflate --output {out}.qcow2"],
+        1.5,
+    )
+    .over(FAR),
+    Row::alone(
+        "export-far",
+        "export --kubeconfig {kubeconfig} -n demo --vmexport os --transfer raw --output {out}.qcow2",
+        OS,
+    )
+    .over(FAR)
+    .share(0.9),
     Row::alone("huge-qcow2", "convert -f raw {huge} {out}.qcow2", Some("{huge}")),
     Row::alone("huge-qcow2-64", "convert -f raw --workers 64 {huge} {out}.qcow2", Some("{huge}")),
     Row::alone(
