@@ -5,6 +5,7 @@ mod cluster;
 mod faults;
 mod interrupted;
 mod refusals;
+mod transfer;
 
 use std::{fs, path::Path};
 
