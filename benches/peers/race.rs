@@ -122,9 +122,8 @@ pub(crate) fn race(places: &Places, row: &Row, place: &Path, rounds: usize, dura
             if let Some(cluster) = &places.cluster {
                 cluster.shape(row.link);
             }
-            let room = results.iter().map(|side| side.room).max().unwrap_or(0);
-            use_memory(place, room.max(FIRST_ROOM))?;
             let side = &mut results[index];
+            use_memory(place, side.room.max(FIRST_ROOM))?;
             side.runs.push(sides[index].iter().map(Step::run).collect::<Result<_>>()?);
             side.room = side.room.max(Size::of_all(place)?.allocated);
             if let Some(output) = &output {
