@@ -38,6 +38,7 @@ pub mod digest;
 mod error;
 mod num;
 mod output;
+pub mod ova;
 pub mod plan;
 mod planning;
 pub mod qcow2;

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::num::to_u64;
+
 /// What to do with the output next. Operations are strictly forward, but for [`Op::Fill`], which
 /// goes back into a range that was reserved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,17 @@ pub enum Op {
         /// What to write; it stays inside the slot.
         bytes: Bytes,
     },
+}
+
+impl Op {
+    /// Bytes by which it moves the end of the output.
+    pub fn span(&self) -> u64 {
+        match self {
+            Self::Append(bytes) => to_u64(bytes.len()),
+            Self::Payload { len, .. } | Self::Skip(len) | Self::Reserve { len, .. } => *len,
+            Self::Fill { .. } => 0,
+        }
+    }
 }
 
 /// Name of a reservation.

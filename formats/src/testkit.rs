@@ -124,12 +124,36 @@ impl MemoryImage {
 /// # Errors
 /// Those of the writer.
 pub fn write_image(spec: &WriterSpec, disk: &[u8], name: &str, announce: bool) -> Result<Vec<u8>> {
+    let mut image = MemoryImage::default();
+    let position = drive(spec, disk, name, announce, |ops, payload| image.apply(ops, payload))?;
+    assert_eq!(position, to_u64(image.bytes.len()), "position follows the operations");
+    Ok(image.bytes)
+}
+
+/// Feeds `disk` to a writer and gives what it says to `execute`, with what tells the payload of a unit of
+/// the chunk just placed. Returns the writer's last position.
+///
+/// # Errors
+/// Those of the writer.
+pub fn drive(
+    spec: &WriterSpec,
+    disk: &[u8],
+    name: &str,
+    announce: bool,
+    mut execute: impl FnMut(&mut [Op], &dyn Fn(u64) -> Vec<u8>),
+) -> Result<u64> {
     let size = to_u64(disk.len());
     let mut writer = spec.writer(announce.then_some(size), name)?;
     let (unit_len, mut encoder) = (writer.unit_len(), writer.encoder()?);
-    let (mut image, mut ops) = (MemoryImage::default(), Vec::new());
+    let mut ops = Vec::new();
+    let mut position = 0;
+    let mut execute = |ops: &mut [Op], now: u64, payload: &dyn Fn(u64) -> Vec<u8>| {
+        position += ops.iter().map(Op::span).sum::<u64>();
+        assert_eq!(now, position, "position follows the operations");
+        execute(ops, payload);
+    };
     writer.begin(&mut ops)?;
-    image.apply(&ops, |_| unreachable!("no payload before the first chunk"));
+    execute(&mut ops, writer.position(), &|_| unreachable!("no payload before the first chunk"));
     let mut pending: Option<ChunkShape> = None;
     for (index, chunk) in disk.chunks(to_usize(CHUNK_LEN)).enumerate() {
         let guest = to_u64(index) * CHUNK_LEN;
@@ -146,7 +170,7 @@ pub fn write_image(spec: &WriterSpec, disk: &[u8], name: &str, announce: bool) -
         if let Some(shape) = pending.take() {
             ops.clear();
             writer.place(&shape, &mut ops)?;
-            image.apply(&ops, |_| unreachable!("a hole has no payload"));
+            execute(&mut ops, writer.position(), &|_| unreachable!("a hole has no payload"));
         }
         let mut padded = chunk.to_vec();
         padded.resize(chunk.len().next_multiple_of(unit_len), 0);
@@ -173,17 +197,15 @@ pub fn write_image(spec: &WriterSpec, disk: &[u8], name: &str, announce: bool) -
         }
         ops.clear();
         writer.place(&shape, &mut ops)?;
-        image.apply(&ops, |unit| payloads[to_usize(unit)].clone());
-        assert_eq!(writer.position(), to_u64(image.bytes.len()), "position follows the operations");
+        execute(&mut ops, writer.position(), &|unit| payloads[to_usize(unit)].clone());
     }
     ops.clear();
     if let Some(shape) = pending {
         writer.place(&shape, &mut ops)?;
     }
     writer.finish(size, &mut ops)?;
-    image.apply(&ops, |_| unreachable!("no payload behind the last chunk"));
-    assert_eq!(writer.position(), to_u64(image.bytes.len()), "position follows the operations");
-    Ok(image.bytes)
+    execute(&mut ops, writer.position(), &|_| unreachable!("no payload behind the last chunk"));
+    Ok(writer.position())
 }
 
 /// Opens an image held in memory; `extents` are the contents of the files it may name.
