@@ -133,6 +133,13 @@ impl Error {
         self
     }
 
+    /// The same error, saying where it was.
+    #[must_use]
+    pub(crate) fn prefixed(mut self, place: &str) -> Self {
+        self.message.insert_str(0, place);
+        self
+    }
+
     /// The same error, as one of verification if the cause is that an image is damaged.
     #[must_use]
     pub(crate) fn damage_is_verification(mut self) -> Self {

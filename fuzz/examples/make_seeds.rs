@@ -12,7 +12,7 @@ use std::{fs, io::Write as _, path::PathBuf, process::Command};
 
 use flate2::{Compression as Gzip, GzBuilder};
 use vmferry::{
-    pipeline::journal::{Checkpoint, ChunkRecord, Closed, Header, Record, ShapeCode},
+    pipeline::journal::{Checkpoint, ChunkRecord, Closed, DiskHeader, Header, Record, ShapeCode},
     source::SourceIdentity,
 };
 use vmferry_formats::{
@@ -131,9 +131,13 @@ fn journal() {
             spec: spec.into(),
             digest: digest.map(str::to_owned),
             flat_sha256: false,
-            source: "disk.raw".into(),
-            identity,
-            size: Some(3 * CHUNK_LEN + 512),
+            disks: vec![DiskHeader {
+                file: None,
+                source: "disk.raw".into(),
+                identity,
+                size: Some(3 * CHUNK_LEN + 512),
+            }],
+            container: None,
             encoder: "none".into(),
             device: 2049,
             inode: 12,
@@ -151,7 +155,7 @@ fn journal() {
         Record::Chunk(ChunkRecord { at, len, digest, crc: None, out, shape })
     };
     let point = |at, out| {
-        Record::Checkpoint(Checkpoint { at, out, zero: 0, tail_len: 512, tail_crc: 7, sha256: None })
+        Record::Checkpoint(Checkpoint { at, out, tail_len: 512, tail_crc: 7, ..Checkpoint::default() })
     };
     let closed = Record::Closed(Closed {
         size: 3 * CHUNK_LEN + 512,

@@ -1,7 +1,7 @@
 //! One conversion from start to end: [`Conversion`].
 
 mod builder;
-mod job;
+pub(crate) mod job;
 
 use std::{
     fs, io,
@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sha2::Sha256;
 use tokio_util::sync::CancellationToken;
 use vmferry_formats::{
     Format, FormatWriter, WriterSpec,
@@ -19,17 +18,17 @@ use vmferry_formats::{
 };
 
 pub use self::builder::ConversionBuilder;
-use self::job::FileJob;
+use self::job::{Done, Job, JobDisk, Means, first_cause};
 use crate::{
-    error::{Error, ErrorKind, FormatContext as _, Result},
+    error::{Error, Result},
     pipeline::{
-        Checker,
-        engine::{Engine, EngineOptions},
-        journal::{self, Header},
-        manifest::MAX_DISK_LEN,
-        output::{CommitPolicy, Output, OutputState},
-        progress::{Phase, Progress},
-        stages::{Converter, Ended, Tree},
+        converter::{Converter, OpenDisk},
+        hash::FileHash,
+        journal::{self, DiskEnd, Header},
+        layout::Layout,
+        output::{Output, OutputState},
+        progress::{Phase, Progress, Snapshot},
+        stages::Tree,
         target::{TargetPaths, same_file},
     },
     sink::PipeSink,
@@ -68,7 +67,7 @@ impl From<&str> for ConversionSource {
 
 impl ConversionSource {
     /// Opens it. `from_middle` says that an earlier run is taken up.
-    async fn open(&self, options: &SourceOptions, from_middle: bool) -> Result<OpenedSource> {
+    pub(crate) async fn open(&self, options: &SourceOptions, from_middle: bool) -> Result<OpenedSource> {
         match self {
             Self::Location(location) => source::open(location, options).await,
             Self::Links(links, transfer) => {
@@ -78,7 +77,7 @@ impl ConversionSource {
     }
 
     /// What people call it, without secrets.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             // A URL may hold some; what was opened has a name without them.
             Self::Location(location) if location.contains("://") => "the source".into(),
@@ -88,7 +87,7 @@ impl ConversionSource {
     }
 
     /// Whether it is the file at `path`.
-    fn is_file(&self, path: &Path) -> bool {
+    pub(crate) fn is_file(&self, path: &Path) -> bool {
         matches!(self, Self::Location(location) if same_file(Path::new(location), path))
     }
 }
@@ -233,11 +232,11 @@ impl Conversion {
         let memory = Some(self.options.memory);
         let source = SourceOptions { memory, ..self.options.source.clone() };
         let opening = self.source.open(&source, self.goes_on()?);
-        let opened = Box::pin(self.unless_cancelled(opening)).await?;
+        let opened = Box::pin(self.means().unless_cancelled(opening)).await?;
         // Boxed: these futures are large, and callers keep them on small stacks.
         let report = match &self.target {
-            Target::Path(path) => Box::pin(self.to_path(path.clone(), opened, started)).await,
-            Target::Stdout => Box::pin(self.to_pipe(opened, started)).await,
+            Target::Path(path) => Box::pin(self.to_path(path.clone(), opened, source, started)).await,
+            Target::Stdout => Box::pin(self.to_pipe(opened, source, started)).await,
         };
         if report.is_ok() {
             progress.set_phase(Phase::Done);
@@ -245,13 +244,8 @@ impl Conversion {
         report
     }
 
-    /// What cannot be suspended half-way is given up as soon as the user wants to stop.
-    async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
-            done = work => done,
-        }
+    fn means(&self) -> Means<'_> {
+        Means { options: &self.options, progress: &self.progress, cancel: &self.cancel }
     }
 
     /// Whether an earlier run left something to go on from.
@@ -264,11 +258,17 @@ impl Conversion {
         Ok(fs::symlink_metadata(&paths.journal).is_ok())
     }
 
-    async fn to_pipe(&self, opened: OpenedSource, started: Instant) -> Result<ConversionReport> {
-        let size = size_of(&opened.source);
-        let writer = self.writer(size, PIPE_NAME)?;
+    async fn to_pipe(
+        &self,
+        opened: OpenedSource,
+        options: SourceOptions,
+        started: Instant,
+    ) -> Result<ConversionReport> {
+        let source_format = opened.format;
+        let mut disk = JobDisk::new(&self.source, options, self.spec.clone(), PIPE_NAME.into(), opened);
+        let writer = disk.writer()?;
         if writer.fills_late() {
-            return Err(match (&self.spec, size) {
+            return Err(match (&self.spec, disk.header.size) {
                 (WriterSpec::Vmdk(options), None) if options.subformat == Subformat::StreamOptimized => {
                     Error::refused("a VMDK begins with its capacity, and the size of the source is not known")
                         .with_hint("state it with --source-size, or write to a file")
@@ -280,155 +280,144 @@ impl Conversion {
                 .with_hint("a pipe takes raw and vmdk (streamOptimized); or name a file"),
             });
         }
+        let (means, size) = (self.means(), disk.header.size);
         self.progress.set_total(size);
-        let mut source = opened.source;
-        let engine = self.engine(&source, &*writer)?;
-        let hash = self.takes_file_hash(&*writer).then(Sha256::default);
-        let state = OutputState { position: 0, sha256: hash };
-        let sink = Box::new(PipeSink::new(io::stdout()));
-        let output = Output::start(sink, state, None, self.policy(), self.progress.clone())?;
-        let tree = Tree::new(self.options.digest, size);
-        let mut converter = Converter::new(writer, output, tree, 0, self.is_raw());
-        self.progress.set_phase(Phase::Running);
-        let run = match converter.begin().await {
-            Ok(()) => engine.run(&mut source, 0, 0, &mut converter).await,
-            Err(error) => Err(error),
+        let mut source = disk.open(false).await?;
+        let engine = means.engine(&source, Some(&*writer))?;
+        let open = OpenDisk {
+            tree: Tree::new(self.options.digest, size),
+            is_raw: matches!(self.spec, WriterSpec::Raw(_)),
+            hash: self.file_hash(&*writer),
+            ..OpenDisk::default()
         };
-        let size = run.as_ref().ok().copied();
-        let (end, ended) = converter.end(size).await;
-        let (size, ended) = first_cause(run, ended)?;
-        let snapshot = self.progress.snapshot();
-        Ok(ConversionReport {
-            output: "-".into(),
-            format: self.spec.format(),
-            source_format: opened.format,
-            virtual_size: size,
-            bytes_read: snapshot.read,
-            bytes_written: snapshot.written,
-            output_size: ended.output_size,
-            zero_bytes: ended.zero,
-            digest: self.tree_digest(ended.tree),
-            file_sha256: end.sha256,
-            resumed_from: None,
-            verified: false,
-            manifest: None,
-            elapsed: started.elapsed(),
-            warnings: Vec::new(),
-        })
+        let sink = Box::new(PipeSink::new(io::stdout()));
+        let output =
+            Output::start(sink, OutputState::default(), None, means.policy(), self.progress.clone())?;
+        let mut converter = Converter::new(Layout::new(None), output);
+        self.progress.set_phase(Phase::Running);
+        let run = async {
+            converter.begin_disk(open, writer).await?;
+            let size = engine.run(&mut source, 0, 0, &mut converter).await?;
+            converter.end_disk(size).await
+        };
+        let run = run.await;
+        let (_, written) = converter.end(run.is_ok()).await;
+        let (end, _) = first_cause(run, written)?;
+        let report = self.report("-".into(), source_format, &end, self.progress.snapshot(), started);
+        Ok(ConversionReport { verified: false, ..report })
     }
 
     async fn to_path(
         &self,
         path: PathBuf,
         opened: OpenedSource,
+        source: SourceOptions,
         started: Instant,
     ) -> Result<ConversionReport> {
         let options = &self.options;
         let paths = TargetPaths::new(&path, options.journal.as_deref(), options.force)?;
-        for file in [&path, &paths.partial, &paths.journal, &paths.manifest] {
-            if self.source.is_file(file) {
-                return Err(Error::refused(format!("{} is the source itself", file.display()))
-                    .with_hint("choose another output"));
-            }
-        }
+        refuse_sources(&paths, [&self.source])?;
         if paths.is_device && !matches!(self.spec, WriterSpec::Raw(_) | WriterSpec::Qcow2(_)) {
             return Err(
                 Error::refused("a block device takes raw and qcow2 only").with_hint("use -O raw or -O qcow2")
             );
         }
-        let with_manifest = options.manifest && options.digest.is_some();
-        let size = size_of(&opened.source);
-        let writer = self.writer(size, &paths.base_name())?;
+        let mut disk = JobDisk::new(&self.source, source, self.spec.clone(), paths.base_name(), opened);
+        let writer = disk.writer()?;
         // Before anything is created: an output that is complete already is what the user must hear of.
         if fs::symlink_metadata(&paths.journal).is_err() {
             paths.check_free()?;
         }
-        let header = self.header(&opened, &paths, &*writer, size);
-        FileJob::new(self, paths, header, with_manifest, started).run(opened, writer).await
-    }
-
-    fn writer(&self, size: Option<u64>, name: &str) -> Result<Box<dyn FormatWriter>> {
-        if let Some(size) = size.filter(|&size| size > MAX_DISK_LEN) {
-            let message = format!("{} has {size} bytes of disk, and 64 TiB are the most", self.source.name());
-            return Err(Error::refused(message).with_hint(
-                "memory, journal and manifest are laid out for that; split the disk if it is meant",
-            ));
-        }
-        let writer = self.spec.writer(size, name);
-        writer.context(|| format!("cannot write {} as {}", self.source.name(), self.spec.format()))
-    }
-
-    fn engine(&self, source: &Source, writer: &dyn FormatWriter) -> Result<Engine> {
-        Engine::new(source, Some(writer), Checker::new(self.options.digest), None, self.engine_options())
-    }
-
-    fn engine_options(&self) -> EngineOptions {
-        EngineOptions {
-            workers: self.options.workers,
-            memory: self.options.memory,
-            progress: self.progress.clone(),
-            cancel: self.cancel.clone(),
-        }
-    }
-
-    fn header(
-        &self,
-        opened: &OpenedSource,
-        paths: &TargetPaths,
-        writer: &dyn FormatWriter,
-        size: Option<u64>,
-    ) -> Header {
-        let identity = match &opened.source {
-            Source::Random(plan) => plan.identity(),
-            Source::Stream(stream) => stream.identity(),
-        };
-        Header {
+        disk.hash = self.file_hash(&*writer);
+        let (source_format, output) = (disk.format, paths.output.display().to_string());
+        let header = Header {
             version: journal::VERSION,
             name: paths.base_name(),
             spec: self.spec.to_string(),
-            digest: self.options.digest.map(|algorithm| algorithm.name().into()),
-            flat_sha256: self.takes_file_hash(writer),
-            source: opened.name.clone(),
-            identity,
-            size,
+            digest: options.digest.map(|algorithm| algorithm.name().into()),
+            flat_sha256: disk.hash.is_some(),
+            disks: vec![disk.header.clone()],
+            container: None,
             encoder: writer.encoder_identity(),
             device: 0,
             inode: 0,
-        }
+        };
+        let job = Job {
+            means: self.means(),
+            paths,
+            header,
+            disks: vec![disk],
+            container: None,
+            listener: None,
+            warnings: Vec::new(),
+        };
+        let Done { disks, closed, moved, resumed_from, manifest, warnings } = job.run().await?;
+        let end = disks.first().ok_or_else(|| Error::failed("a run ended without its disk"))?;
+        let report = self.report(output, source_format, end, moved, started);
+        let file_sha256 = closed.file_sha256.as_ref().and_then(|hash| hash.parse().ok());
+        let resumed_from = resumed_from.map(|(_, at)| at);
+        Ok(ConversionReport { file_sha256, resumed_from, manifest, warnings, ..report })
     }
 
-    /// Whether the output's bytes come in order and their hash is wanted.
-    fn takes_file_hash(&self, writer: &dyn FormatWriter) -> bool {
-        match &self.spec {
+    /// The hash of the output that is taken in passing: if its bytes come in order and it is wanted.
+    fn file_hash(&self, writer: &dyn FormatWriter) -> Option<FileHash> {
+        let wanted = match &self.spec {
             WriterSpec::Raw(_) => self.options.flat_sha256,
             WriterSpec::Vmdk(_) => {
                 !writer.fills_late() && (self.options.digest.is_some() || self.options.flat_sha256)
             }
             _ => false,
+        };
+        wanted.then_some(FileHash::Sha256)
+    }
+
+    fn report(
+        &self,
+        output: String,
+        source_format: SourceFormat,
+        end: &DiskEnd,
+        moved: Snapshot,
+        started: Instant,
+    ) -> ConversionReport {
+        ConversionReport {
+            output,
+            format: self.spec.format(),
+            source_format,
+            virtual_size: end.size,
+            bytes_read: moved.read,
+            bytes_written: moved.written,
+            output_size: end.out,
+            zero_bytes: end.zero,
+            digest: tree_digest(self.options.digest, end),
+            file_sha256: end.hash.as_ref().and_then(|hash| hash.parse().ok()),
+            resumed_from: None,
+            verified: self.options.verify,
+            manifest: None,
+            elapsed: started.elapsed(),
+            warnings: Vec::new(),
         }
-    }
-
-    fn policy(&self) -> CommitPolicy {
-        CommitPolicy { bytes: self.options.checkpoint_bytes, interval: self.options.checkpoint_interval }
-    }
-
-    fn is_raw(&self) -> bool {
-        matches!(self.spec, WriterSpec::Raw(_))
-    }
-
-    fn tree_digest(&self, tree: Option<Digest>) -> Option<TreeDigest> {
-        Some(TreeDigest { algorithm: self.options.digest?, tree: tree? })
     }
 }
 
-/// The error that came first: what the source or the codecs said, unless the output had failed
-/// under them.
-fn first_cause(run: Result<u64>, ended: Result<Ended>) -> Result<(u64, Ended)> {
-    match (run, ended) {
-        (Ok(size), Ok(ended)) => Ok((size, ended)),
-        (Err(error), Ok(_)) => Err(error),
-        (_, Err(error)) => Err(error),
+/// Refuses to write over what is read.
+pub(crate) fn refuse_sources<'a>(
+    paths: &TargetPaths,
+    sources: impl IntoIterator<Item = &'a ConversionSource>,
+) -> Result<()> {
+    for source in sources {
+        for file in [&paths.output, &paths.partial, &paths.journal, &paths.manifest] {
+            if source.is_file(file) {
+                return Err(Error::refused(format!("{} is the source itself", file.display()))
+                    .with_hint("choose another output"));
+            }
+        }
     }
+    Ok(())
+}
+
+/// The digest of a disk that is complete.
+pub(crate) fn tree_digest(algorithm: Option<Algorithm>, end: &DiskEnd) -> Option<TreeDigest> {
+    Some(TreeDigest { algorithm: algorithm?, tree: end.tree.as_ref()?.parse().ok()? })
 }
 
 pub(crate) fn size_of(source: &Source) -> Option<u64> {

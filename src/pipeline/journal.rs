@@ -35,6 +35,10 @@ pub enum Record {
     Chunk(ChunkRecord),
     /// The output is complete; only renames and removals may be left to do.
     Closed(Closed),
+    /// A disk in a container is complete.
+    DiskEnd(DiskEnd),
+    /// A disk in a container begins.
+    DiskStart(DiskStart),
     /// First line.
     Header(Box<Header>),
     /// The source changed: no later run goes on behind this.
@@ -46,29 +50,146 @@ pub enum Record {
 
 /// Everything in an output that is not disk content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "HeaderLine", into = "HeaderLine")]
 pub struct Header {
-    /// Version of the journal's format.
-    pub version: u32,
     /// Final base name of the output; ids derive from it.
     pub name: String,
-    /// Parameters of the writer with defaults resolved.
+    /// Parameters of the writers with defaults resolved.
     pub spec: String,
     /// Name of the digest algorithm, if any.
     pub digest: Option<String>,
     /// Whether the output file's SHA-256 is taken in passing.
     pub flat_sha256: bool,
-    /// Source, as people call it.
-    pub source: String,
-    /// What proves that the source is the same; `None` = nothing can.
-    pub identity: Option<SourceIdentity>,
-    /// Size of the disk in bytes, if it was known at the start.
-    pub size: Option<u64>,
+    /// The sources of the disks: one of a plain image, any number in a container.
+    pub disks: Vec<DiskHeader>,
+    /// What the disks lie in; `None` = a plain image.
+    pub container: Option<ContainerHeader>,
     /// Encoder whose bytes these are.
     pub encoder: String,
     /// Device number of the partial output.
     pub device: u64,
     /// Inode number of the partial output.
     pub inode: u64,
+    /// Version of the journal's format.
+    pub version: u32,
+}
+
+/// Where a disk comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskHeader {
+    /// Name of its image in the container; ids derive from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Source, as people call it.
+    pub source: String,
+    /// What proves that the source is the same; `None` = nothing can.
+    pub identity: Option<SourceIdentity>,
+    /// Size of the disk in bytes, if it was known at the start.
+    pub size: Option<u64>,
+}
+
+/// Everything in a container that is not a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerHeader {
+    /// Its format, as in the manifest.
+    pub format: String,
+    /// Its parameters with defaults resolved, as in the manifest.
+    pub parameters: String,
+    /// Name of the hash function of the images in it.
+    pub file_hash: String,
+    /// Whether the disks are files of their own with journals of their own: only their starts and ends
+    /// are recorded here.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub separate: bool,
+    /// What else stands in it. Only who writes the container knows what that means.
+    pub content: serde_json::Map<String, serde_json::Value>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// A header as it is written: the one source of a plain image stands in the line itself.
+#[derive(Serialize, Deserialize)]
+struct HeaderLine {
+    version: u32,
+    name: String,
+    spec: String,
+    digest: Option<String>,
+    flat_sha256: bool,
+    #[serde(flatten)]
+    sources: Sources,
+    encoder: String,
+    device: u64,
+    inode: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Sources {
+    Container { container: ContainerHeader, disks: Vec<DiskHeader> },
+    Image(DiskHeader),
+}
+
+impl From<HeaderLine> for Header {
+    fn from(line: HeaderLine) -> Self {
+        let HeaderLine { version, name, spec, digest, flat_sha256, sources, encoder, device, inode } = line;
+        let (container, disks) = match sources {
+            Sources::Container { container, disks } => (Some(container), disks),
+            Sources::Image(disk) => (None, vec![disk]),
+        };
+        Self { name, spec, digest, flat_sha256, disks, container, encoder, device, inode, version }
+    }
+}
+
+impl From<Header> for HeaderLine {
+    fn from(header: Header) -> Self {
+        let Header { name, spec, digest, flat_sha256, mut disks, container, .. } = header;
+        let sources = match container {
+            Some(container) => Sources::Container { container, disks },
+            None => Sources::Image(disks.pop().unwrap_or(DiskHeader {
+                file: None,
+                source: String::new(),
+                identity: None,
+                size: None,
+            })),
+        };
+        let Header { version, encoder, device, inode, .. } = header;
+        Self { version, name, spec, digest, flat_sha256, sources, encoder, device, inode }
+    }
+}
+
+/// A disk in a container that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStart {
+    /// Its number, from 0.
+    pub disk: u32,
+    /// Output offset of the first byte of its image.
+    pub start: u64,
+    /// Length of the output behind what stands in front of its first chunk.
+    pub out: u64,
+}
+
+/// What a complete disk is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskEnd {
+    /// Its number, from 0.
+    pub disk: u32,
+    /// Size of the disk in bytes.
+    pub size: u64,
+    /// Guest bytes that are zero and take no space.
+    pub zero: u64,
+    /// Output offset of the first byte of its image.
+    pub start: u64,
+    /// Bytes of its image.
+    pub len: u64,
+    /// Length of the output behind it, padding included.
+    pub out: u64,
+    /// Disk digest, hexadecimal.
+    pub tree: Option<String>,
+    /// Hash of its image, if taken in passing, hexadecimal.
+    pub hash: Option<String>,
 }
 
 /// What one chunk became.
@@ -106,33 +227,39 @@ pub enum ShapeCode {
 }
 
 /// A durable point.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// Guest bytes before it.
+    /// Number of the disk that it is in, or behind, if the disks lie in a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u32>,
+    /// Guest bytes of the disk before it.
     pub at: u64,
     /// Output bytes before it.
     pub out: u64,
-    /// Guest bytes before it that were zero.
+    /// Guest bytes of the disk before it that were zero.
     pub zero: u64,
     /// Bytes of output before it that `tail_crc` covers.
     pub tail_len: u64,
     /// CRC-32C of these.
     pub tail_crc: u32,
-    /// State of the running SHA-256 of the output, base64.
+    /// State of the running SHA-256 of the output, or of the disk's image in a container, base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The same of a SHA-1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha1: Option<String>,
 }
 
 /// What a complete output is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closed {
-    /// Size of the disk in bytes.
+    /// Size of the disk, or of all disks, in bytes.
     pub size: u64,
     /// Length of the output in bytes.
     pub output_size: u64,
     /// Guest bytes that are zero and take no space.
     pub zero: u64,
-    /// Disk digest, hexadecimal.
+    /// Disk digest, hexadecimal; of disks in a container, their ends have it.
     pub tree: Option<String>,
     /// SHA-256 of the output, if taken in passing, hexadecimal.
     pub file_sha256: Option<String>,
@@ -329,6 +456,10 @@ pub struct Summary {
     pub header: Header,
     /// The durable point, if there was any output before the end.
     pub checkpoint: Option<Checkpoint>,
+    /// The disks that are complete there, in their order; always empty for a plain image.
+    pub ended: Vec<DiskEnd>,
+    /// The number of the disk that it is in: not 0 only in a container. `None` = between two disks.
+    pub open: Option<u32>,
     /// Bytes of the journal up to and with the last line that counts.
     pub valid_len: u64,
     /// The output is complete.
@@ -338,36 +469,122 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Reads a journal to the end of what is valid. Chunks must follow each other without a gap.
-    /// `None` if not even the header is there.
+    /// Reads a journal to the end of what is valid. Chunks and disks must follow each other without a
+    /// gap. `None` if not even the header is there.
     ///
     /// # Errors
     /// The journal cannot be read.
     pub fn read(reader: impl io::Read) -> Result<Option<Self>> {
         let mut journal = JournalReader::new(reader);
         let Some(Record::Header(header)) = journal.next_record()? else { return Ok(None) };
-        let valid_len = journal.offset();
-        let mut this = Self { header: *header, checkpoint: None, valid_len, closed: None, tainted: None };
-        let (mut at, mut out) = (0_u64, 0_u64);
+        let mut place = Place::new(&header);
+        let mut this = Self {
+            header: *header,
+            checkpoint: None,
+            ended: Vec::new(),
+            open: place.open,
+            valid_len: journal.offset(),
+            closed: None,
+            tainted: None,
+        };
         while let Some(record) = journal.next_record()? {
+            if this.closed.is_some() && !matches!(record, Record::Tainted { .. }) {
+                break;
+            }
             match record {
-                Record::Chunk(chunk)
-                    if chunk.at == at && chunk.len > 0 && chunk.out >= out && this.closed.is_none() =>
-                {
-                    let Some(end) = at.checked_add(chunk.len) else { break };
-                    (at, out) = (end, chunk.out);
+                Record::Chunk(chunk) if place.take_chunk(&chunk) => continue,
+                Record::DiskStart(start) if place.take_start(start) => continue,
+                Record::DiskEnd(end) if place.take_end(&end) => {
+                    this.ended.push(end);
                     continue;
                 }
-                Record::Checkpoint(point) if point.at == at && point.tail_len <= point.out => {
+                Record::Checkpoint(point) if place.is_at(&point) => {
+                    place.counted = this.ended.len();
+                    this.open = place.open;
                     this.checkpoint = Some(point);
                 }
-                Record::Closed(closed) if closed.size == at => this.closed = Some(closed),
+                Record::Closed(closed) if place.is_whole(&this.ended, &closed) => {
+                    place.counted = this.ended.len();
+                    this.closed = Some(closed);
+                }
                 Record::Tainted { reason } => this.tainted = Some(reason),
-                Record::Checkpoint(_) | Record::Chunk(_) | Record::Closed(_) | Record::Header(_) => break,
+                _ => break,
             }
             this.valid_len = journal.offset();
         }
+        this.ended.truncate(place.counted);
         Ok(Some(this))
+    }
+}
+
+/// Where a reader is among the disks of a journal.
+struct Place {
+    /// Number of disks, if they lie in a container.
+    disks: Option<usize>,
+    separate: bool,
+    /// Disks that are complete.
+    ended: u32,
+    /// Of these, how many the last checkpoint counts.
+    counted: usize,
+    /// The open disk.
+    open: Option<u32>,
+    /// Guest bytes of the open or the last disk.
+    at: u64,
+    /// Output bytes.
+    out: u64,
+}
+
+impl Place {
+    fn new(header: &Header) -> Self {
+        let disks = header.container.as_ref().map(|_| header.disks.len());
+        let open = if disks.is_none() { Some(0) } else { None };
+        let separate = header.container.as_ref().is_some_and(|container| container.separate);
+        Self { disks, separate, ended: 0, counted: 0, open, at: 0, out: 0 }
+    }
+
+    fn take_chunk(&mut self, chunk: &ChunkRecord) -> bool {
+        let Some(end) = chunk.at.checked_add(chunk.len) else { return false };
+        let fits = self.open.is_some() && chunk.at == self.at && chunk.len > 0 && chunk.out >= self.out;
+        if fits {
+            (self.at, self.out) = (end, chunk.out);
+        }
+        fits
+    }
+
+    fn take_start(&mut self, start: DiskStart) -> bool {
+        let is_next =
+            start.disk == self.ended && self.disks.is_some_and(|disks| (start.disk as usize) < disks);
+        let fits = is_next && self.open.is_none() && start.start >= self.out && start.out >= start.start;
+        if fits {
+            (self.open, self.at, self.out) = (Some(start.disk), 0, start.out);
+        }
+        fits
+    }
+
+    fn take_end(&mut self, end: &DiskEnd) -> bool {
+        let is_behind = end.size == self.at
+            && end.out >= self.out
+            && end.start.checked_add(end.len).is_some_and(|image| image <= end.out);
+        let fits = self.disks.is_some() && self.open == Some(end.disk) && (self.separate || is_behind);
+        if fits {
+            (self.open, self.ended, self.out) = (None, end.disk + 1, end.out);
+        }
+        fits
+    }
+
+    fn is_at(&self, point: &Checkpoint) -> bool {
+        let disk = self.disks.and(self.open.or(self.ended.checked_sub(1)));
+        point.disk == disk && point.at == self.at && point.tail_len <= point.out
+    }
+
+    fn is_whole(&self, ended: &[DiskEnd], closed: &Closed) -> bool {
+        match self.disks {
+            None => closed.size == self.at,
+            Some(disks) => {
+                let size = ended.iter().try_fold(0_u64, |size, disk| size.checked_add(disk.size));
+                self.open.is_none() && ended.len() == disks && size == Some(closed.size)
+            }
+        }
     }
 }
 
@@ -494,8 +711,11 @@ fn damaged(what: impl std::fmt::Display) -> Error {
     Error::failed(format!("the journal is damaged: {what}")).with_hint("start again with --restart")
 }
 
-/// Version of the journal's format.
+/// Version of the journal of a plain image.
 pub(crate) const VERSION: u32 = 1;
+
+/// Version of the journal of a container: programs that know only the other one must not touch it.
+pub(crate) const CONTAINER_VERSION: u32 = 2;
 
 /// What every journal begins with.
 const BEGINNING: &[u8] = b"{\"record\":\"header\",";
@@ -506,8 +726,9 @@ pub(crate) const TAIL_LEN: u64 = 64 << 10;
 /// Three-byte length that stands for a unit stored as it is.
 const STORED: u32 = 0x00ff_ffff;
 
-/// Longer lines are damage. The longest real one has the lengths of 8192 clusters of 512 bytes.
-const MAX_LINE_LEN: u64 = 256 << 10;
+/// Longer lines are damage. The longest real one is the header of a container with a large descriptor;
+/// the longest of a chunk has the lengths of 8192 clusters of 512 bytes.
+pub(crate) const MAX_LINE_LEN: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -516,13 +737,9 @@ mod tests {
 
     use super::*;
 
-    fn header() -> Record {
-        Record::Header(Box::new(Header {
-            version: VERSION,
-            name: "disk.qcow2".into(),
-            spec: "qcow2".into(),
-            digest: Some("sha256".into()),
-            flat_sha256: false,
+    fn disk_header(file: Option<&str>) -> DiskHeader {
+        DiskHeader {
+            file: file.map(str::to_owned),
             source: "disk.raw".into(),
             identity: Some(SourceIdentity::Image {
                 files: vec![SourceIdentity::File {
@@ -534,6 +751,18 @@ mod tests {
                 }],
             }),
             size: Some(12 << 20),
+        }
+    }
+
+    fn header() -> Record {
+        Record::Header(Box::new(Header {
+            version: VERSION,
+            name: "disk.qcow2".into(),
+            spec: "qcow2".into(),
+            digest: Some("sha256".into()),
+            flat_sha256: false,
+            disks: vec![disk_header(None)],
+            container: None,
             encoder: "none".into(),
             device: u64::MAX,
             inode: 7,
@@ -548,7 +777,69 @@ mod tests {
     }
 
     fn point(at: u64, out: u64) -> Record {
-        Record::Checkpoint(Checkpoint { at, out, zero: 0, tail_len: 0, tail_crc: 0, sha256: None })
+        Record::Checkpoint(Checkpoint { at, out, ..Checkpoint::default() })
+    }
+
+    /// A header of a container with two disks.
+    fn container() -> Record {
+        let Record::Header(plain) = header() else { unreachable!() };
+        let content = serde_json::json!({ "descriptor": "<Envelope/>\n" });
+        Record::Header(Box::new(Header {
+            version: CONTAINER_VERSION,
+            disks: vec![disk_header(Some("a.vmdk")), disk_header(Some("b.vmdk"))],
+            container: Some(ContainerHeader {
+                format: "ova".into(),
+                parameters: "ova mtime=0".into(),
+                file_hash: "sha1".into(),
+                separate: false,
+                content: content.as_object().unwrap().clone(),
+            }),
+            ..*plain
+        }))
+    }
+
+    fn start(disk: u32, start: u64) -> Record {
+        Record::DiskStart(DiskStart { disk, start, out: start + 100 })
+    }
+
+    fn end(disk: u32, size: u64, out: u64) -> Record {
+        Record::DiskEnd(DiskEnd {
+            disk,
+            size,
+            zero: 0,
+            start: out - 50,
+            len: 50,
+            out,
+            tree: Some("ab".into()),
+            hash: Some("cd".into()),
+        })
+    }
+
+    fn point_in(disk: u32, at: u64, out: u64) -> Record {
+        let sha1 = Some("AAAA".into());
+        Record::Checkpoint(Checkpoint { disk: Some(disk), at, out, sha1, ..Checkpoint::default() })
+    }
+
+    fn closed(size: u64) -> Record {
+        Record::Closed(Closed { size, output_size: 9000, zero: 0, tree: None, file_sha256: None })
+    }
+
+    /// A journal of a whole container, of whose disks each has one chunk.
+    fn whole_container() -> Vec<Record> {
+        vec![
+            container(),
+            start(0, 1000),
+            point_in(0, 0, 1100),
+            Record::Chunk(chunk(0, UnitShape::Data, 2000)),
+            end(0, CHUNK_LEN, 2500),
+            point_in(0, CHUNK_LEN, 2500),
+            start(1, 3000),
+            Record::Chunk(chunk(0, UnitShape::Data, 4000)),
+            point_in(1, CHUNK_LEN, 4000),
+            end(1, CHUNK_LEN, 4500),
+            point_in(1, CHUNK_LEN, 4500),
+            closed(2 * CHUNK_LEN),
+        ]
     }
 
     fn lines(records: &[Record]) -> Vec<u8> {
@@ -556,9 +847,85 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_of_disks_cut_anywhere_ends_at_its_last_whole_checkpoint() {
+        let records = whole_container();
+        let expected: Vec<(Option<u64>, usize, Option<u32>, bool)> = vec![
+            (None, 0, None, false),
+            (None, 0, None, false),
+            (Some(1100), 0, Some(0), false),
+            (Some(1100), 0, Some(0), false),
+            (Some(1100), 0, Some(0), false),
+            (Some(2500), 1, None, false),
+            (Some(2500), 1, None, false),
+            (Some(2500), 1, None, false),
+            (Some(4000), 1, Some(1), false),
+            (Some(4000), 1, Some(1), false),
+            (Some(4500), 2, None, false),
+            (Some(4500), 2, None, true),
+        ];
+        for (count, expected) in (1..).zip(expected) {
+            let mut bytes = lines(&records[..count]);
+            for torn in [&b""[..], b"{\"record\":\"chunk\""] {
+                bytes.extend_from_slice(torn);
+                let summary = Summary::read(&bytes[..]).unwrap().unwrap();
+                let found = (
+                    summary.checkpoint.map(|point| point.out),
+                    summary.ended.len(),
+                    summary.open,
+                    summary.closed.is_some(),
+                );
+                assert_eq!(found, expected, "{count} lines");
+            }
+        }
+    }
+
+    #[test]
+    fn disks_that_do_not_follow_each_other_end_the_journal() {
+        let all = whole_container();
+        let lost = |at: usize, record: Record| {
+            let records: Vec<Record> = all[..at].iter().cloned().chain([record]).collect();
+            let point =
+                Record::Checkpoint(Checkpoint { disk: Some(1), at: 0, out: 9000, ..Checkpoint::default() });
+            let before = Summary::read(&lines(&all[..at])[..]).unwrap().unwrap();
+            let found = Summary::read(&lines(&[&records[..], &[point]].concat())[..]).unwrap().unwrap();
+            assert_eq!(found, before, "{:?}", records.last());
+        };
+        lost(1, start(1, 1000));
+        lost(1, Record::Chunk(chunk(0, UnitShape::Data, 2000)));
+        lost(1, end(0, 0, 2500));
+        lost(3, start(1, 1200));
+        lost(4, end(0, 7, 2500));
+        lost(4, end(1, CHUNK_LEN, 2500));
+        lost(4, end(0, CHUNK_LEN, 1500));
+        lost(6, start(0, 3000));
+        lost(6, Record::Chunk(chunk(1, UnitShape::Data, 4000)));
+        lost(6, closed(CHUNK_LEN));
+        lost(9, closed(2 * CHUNK_LEN));
+        lost(11, start(2, 5000));
+        lost(11, closed(CHUNK_LEN));
+        lost(11, point(CHUNK_LEN, 4500));
+    }
+
+    #[test]
+    fn the_header_of_a_plain_image_is_what_it_was() {
+        let line = String::from_utf8(header().to_line().unwrap()).unwrap();
+        let expected = concat!(
+            r#"{"record":"header","version":1,"name":"disk.qcow2","spec":"qcow2","digest":"sha256","#,
+            r#""flat_sha256":false,"source":"disk.raw","identity":{"kind":"image","files":[{"kind":"file","#,
+            r#""device":1,"inode":2,"size":3,"modified_ns":-4,"changed_ns":9223372036854775807}]},"#,
+            r#""size":12582912,"encoder":"none","device":18446744073709551615,"inode":7} "#
+        );
+        assert_eq!(line[..line.len() - 9], *expected);
+    }
+
+    #[test]
     fn every_record_comes_back_from_its_line() {
         let records = [
             header(),
+            container(),
+            start(3, 77),
+            end(3, 77, 777),
+            point_in(3, 77, 777),
             Record::Chunk(chunk(0, UnitShape::Data, 1)),
             Record::Chunk(chunk(1, UnitShape::Compressed(70), 2)),
             Record::Chunk(chunk(2, UnitShape::Absent, 2)),

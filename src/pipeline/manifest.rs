@@ -36,6 +36,12 @@ pub struct Head {
     pub leaf_size: u64,
     /// Bytes in a chunk.
     pub chunk_size: u64,
+    /// Name of the image in its container, if it lies in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Offset of the image's first byte in the output, if it lies in a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
 }
 
 /// A run of chunks with the same digest.
@@ -54,6 +60,34 @@ struct Run {
 pub struct Tail {
     /// Disk digest, hexadecimal.
     pub tree: String,
+    /// Length of the output, or of the image in its container, in bytes.
+    pub output_size: u64,
+    /// SHA-256 of it, hexadecimal, if it was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_sha256: Option<String>,
+    /// SHA-1 of it, hexadecimal, if that was taken instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_sha1: Option<String>,
+}
+
+/// First line of the manifest of a container. A manifest of each of its disks follows, in their order,
+/// then a [`ContainerTail`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerHead {
+    /// Version of the manifest's format.
+    #[serde(rename = "vmferry-manifest")]
+    pub version: u32,
+    /// Format of the output.
+    pub format: String,
+    /// Parameters of the container.
+    pub parameters: String,
+    /// Number of disks.
+    pub disks: u32,
+}
+
+/// Last line of the manifest of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerTail {
     /// Length of the output in bytes.
     pub output_size: u64,
     /// SHA-256 of the output file, hexadecimal, if it was taken.
@@ -68,11 +102,15 @@ pub(crate) struct ManifestWriter<W: Write> {
 }
 
 impl<W: Write> ManifestWriter<W> {
-    /// Begins a manifest.
-    pub(crate) fn new(writer: W, head: &Head) -> Result<Self> {
-        let mut this = Self { writer: BufWriter::new(writer), run: None };
-        this.line(head)?;
-        Ok(this)
+    pub(crate) fn new(writer: W) -> Self {
+        Self { writer: BufWriter::new(writer), run: None }
+    }
+
+    /// Writes the first line of a disk, or the first or last of a container.
+    pub(crate) fn line(&mut self, value: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(value).map_err(|error| failed(error.into()))?;
+        line.push(b'\n');
+        self.writer.write_all(&line).map_err(failed)
     }
 
     /// Adds the digest of the chunks that cover `len` bytes from `at` on.
@@ -88,10 +126,14 @@ impl<W: Write> ManifestWriter<W> {
         Ok(())
     }
 
-    /// Ends it and gives the writer back.
-    pub(crate) fn finish(mut self, tail: &Tail) -> Result<W> {
+    /// Ends a disk.
+    pub(crate) fn end_disk(&mut self, tail: &Tail) -> Result<()> {
         self.flush_run()?;
-        self.line(tail)?;
+        self.line(tail)
+    }
+
+    /// Ends it and gives the writer back.
+    pub(crate) fn finish(self) -> Result<W> {
         self.writer.into_inner().map_err(|error| failed(error.into_error()))
     }
 
@@ -100,12 +142,6 @@ impl<W: Write> ManifestWriter<W> {
             Some(run) => self.line(&run),
             None => Ok(()),
         }
-    }
-
-    fn line(&mut self, value: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_vec(value).map_err(|error| failed(error.into()))?;
-        line.push(b'\n');
-        self.writer.write_all(&line).map_err(failed)
     }
 }
 
@@ -138,7 +174,14 @@ impl Manifest {
     /// # Errors
     /// As for [`check`](Self::check).
     pub fn read(reader: impl io::Read) -> Result<Self> {
-        let mut runs = ManifestReader::new(reader)?;
+        let (manifest, mut rest) = Self::read_one(buffered(reader))?;
+        demand_end(&mut rest)?;
+        Ok(manifest)
+    }
+
+    /// Reads one manifest and gives back what stands behind it.
+    fn read_one<R: io::Read>(reader: BufReader<R>) -> Result<(Self, BufReader<R>)> {
+        let mut runs = ManifestReader::begin(reader)?;
         let (head, algorithm) = (runs.head.clone(), runs.algorithm);
         let mut tree = TreeHasher::new(algorithm, Some(head.content_size));
         while let Some((_, len, check)) = runs.next_run()? {
@@ -150,7 +193,73 @@ impl Manifest {
         if tail.tree != tree.to_string() {
             return Err(wrong(format!("its chunk digests add up to {tree}, it says {}", tail.tree)));
         }
-        Ok(Self { head, algorithm, tree, tail })
+        Ok((Self { head, algorithm, tree, tail }, runs.reader))
+    }
+}
+
+/// The manifest of a container that was read to its end and agrees with itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerManifest {
+    /// First line.
+    pub head: ContainerHead,
+    /// What it says of each disk, in their order.
+    pub disks: Vec<Manifest>,
+    /// Last line.
+    pub tail: ContainerTail,
+}
+
+impl ContainerManifest {
+    /// Reads the manifest of a container to its end, as [`Manifest::check`] does that of an image.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not the manifest of a container, or does not agree with itself.
+    pub fn check(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|error| Error::io("open the manifest", path, error))?;
+        Self::read(file).map_err(|error| error.with_hint(format!("{} cannot serve as proof", path.display())))
+    }
+
+    /// As [`check`](Self::check), from any reader.
+    ///
+    /// # Errors
+    /// As for [`check`](Self::check).
+    pub fn read(reader: impl io::Read) -> Result<Self> {
+        let (head, mut reader) = container_head(buffered(reader))?;
+        let (mut disks, mut content) = (Vec::new(), 0_u64);
+        for _ in 0..head.disks {
+            let (disk, rest) = Manifest::read_one(reader)?;
+            reader = rest;
+            content = content.saturating_add(disk.head.content_size);
+            if content > MAX_DISK_LEN {
+                return Err(wrong("its disks are larger than 64 TiB together"));
+            }
+            disks.push(disk);
+        }
+        let line = read_line(&mut reader)?.ok_or_else(|| wrong("it ends before its last line"))?;
+        let tail = serde_json::from_slice(&line)
+            .map_err(|error| wrong("its last line is damaged").with_source(error))?;
+        demand_end(&mut reader)?;
+        Ok(Self { head, disks, tail })
+    }
+}
+
+fn container_head<R: io::Read>(mut reader: BufReader<R>) -> Result<(ContainerHead, BufReader<R>)> {
+    let line = read_line(&mut reader)?.ok_or_else(|| wrong("it is empty"))?;
+    let head: ContainerHead = serde_json::from_slice(&line)
+        .map_err(|error| wrong("its first line is not that of a container").with_source(error))?;
+    if head.version != CONTAINER_VERSION || head.disks == 0 {
+        return Err(wrong(format!("version {} of {} disks is not known here", head.version, head.disks)));
+    }
+    Ok((head, reader))
+}
+
+fn buffered<R: io::Read>(reader: R) -> BufReader<R> {
+    BufReader::with_capacity(256 << 10, reader)
+}
+
+fn demand_end(reader: &mut impl io::BufRead) -> Result<()> {
+    match read_line(reader)? {
+        Some(_) => Err(wrong("there is something behind its last line")),
+        None => Ok(()),
     }
 }
 
@@ -170,8 +279,32 @@ impl<R: io::Read> ManifestReader<R> {
     /// # Errors
     /// It is not a manifest, or one of another version.
     pub fn new(reader: R) -> Result<Self> {
-        let mut reader = BufReader::with_capacity(256 << 10, reader);
+        Self::begin(buffered(reader))
+    }
+
+    /// Reads the manifest of a container up to the first line of disk number `disk`.
+    ///
+    /// # Errors
+    /// It is not the manifest of a container, or what stands before that disk is damaged.
+    pub fn of_disk(reader: R, disk: u32) -> Result<Self> {
+        let (head, mut reader) = container_head(buffered(reader))?;
+        if disk >= head.disks {
+            return Err(wrong(format!("it has no disk {disk}, only {}", head.disks)));
+        }
+        for _ in 0..disk {
+            let mut earlier = Self::begin(reader)?;
+            while earlier.next_run()?.is_some() {}
+            reader = earlier.reader;
+        }
+        Self::begin(reader)
+    }
+
+    fn begin(mut reader: BufReader<R>) -> Result<Self> {
         let line = read_line(&mut reader)?.ok_or_else(|| wrong("it is empty"))?;
+        if serde_json::from_slice::<ContainerHead>(&line).is_ok_and(|head| head.version == CONTAINER_VERSION)
+        {
+            return Err(wrong("it is that of several disks, not of one image"));
+        }
         let head: Head = serde_json::from_slice(&line)
             .map_err(|error| wrong("its first line is not that of a manifest").with_source(error))?;
         let algorithm = match head.digest.as_str() {
@@ -200,9 +333,6 @@ impl<R: io::Read> ManifestReader<R> {
             let line = read_line(&mut self.reader)?.ok_or_else(|| wrong("it ends before its last line"))?;
             let tail = serde_json::from_slice(&line)
                 .map_err(|error| wrong("its last line is damaged").with_source(error))?;
-            if read_line(&mut self.reader)?.is_some() {
-                return Err(wrong("there is something behind its last line"));
-            }
             self.tail = Some(tail);
             self.at += 1;
         }
@@ -245,6 +375,9 @@ fn failed(error: io::Error) -> Error {
 
 /// Version of the manifest's format.
 pub(crate) const VERSION: u32 = 1;
+
+/// Version of the format of a container's manifest.
+pub(crate) const CONTAINER_VERSION: u32 = 2;
 
 /// No line is longer.
 const MAX_LINE_LEN: u64 = 64 << 10;

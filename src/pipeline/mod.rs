@@ -11,8 +11,11 @@
 
 mod budget;
 pub mod buffer;
+pub(crate) mod converter;
 pub(crate) mod engine;
+pub mod hash;
 pub mod journal;
+pub(crate) mod layout;
 pub mod manifest;
 pub(crate) mod output;
 mod process;

@@ -11,15 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256, digest::common::hazmat::SerializableState as _};
-use tokio::sync::mpsc;
-use vmferry_formats::{digest::Digest, plan::Slot};
+use tokio::sync::{mpsc, oneshot};
+use vmferry_formats::plan::Slot;
 
 use super::{
     engine::Charge,
-    journal::{Checkpoint, ChunkRecord, Journal, Record, TAIL_LEN},
+    hash::{FileDigest, FileHash, RunningHash},
+    journal::{Checkpoint, Journal, Record, TAIL_LEN},
     progress::Progress,
 };
 use crate::{
@@ -31,20 +30,43 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum SinkOp {
     Append(Vec<Bytes>),
-    Fill { slot: Slot, at: u64, bytes: Bytes },
-    Reserve { slot: Slot, len: u64 },
+    Fill {
+        slot: Slot,
+        at: u64,
+        bytes: Bytes,
+    },
+    /// From here on bytes are hashed.
+    HashFrom(FileHash),
+    /// Up to here; nobody minds if the receiver is gone.
+    HashTo(oneshot::Sender<FileDigest>),
+    Reserve {
+        slot: Slot,
+        len: u64,
+    },
     Skip(u64),
 }
 
-/// The operations of one piece of the disk and the record that they are covered by.
+/// The operations of one piece of the output and the record that they are covered by.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) ops: Vec<SinkOp>,
-    pub(crate) record: Option<ChunkRecord>,
-    /// Guest bytes so far that were zero.
-    pub(crate) zero: u64,
+    pub(crate) mark: Option<Mark>,
     /// Memory held by the bytes.
     pub(crate) charge: Charge,
+}
+
+/// A record of the journal, and the durable point that it makes possible.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    pub(crate) record: Record,
+    /// Number of the disk, if it lies in a container.
+    pub(crate) disk: Option<u32>,
+    /// Guest bytes of the disk so far.
+    pub(crate) at: u64,
+    /// Output bytes so far.
+    pub(crate) out: u64,
+    /// Guest bytes of the disk so far that were zero.
+    pub(crate) zero: u64,
 }
 
 /// How often the output is made durable.
@@ -61,8 +83,10 @@ pub(crate) struct CommitPolicy {
 pub(crate) struct OutputState {
     /// Bytes so far.
     pub(crate) position: u64,
-    /// SHA-256 over them, if it is taken in passing.
-    pub(crate) sha256: Option<Sha256>,
+    /// End of the last reservation: what lies before it may still be filled.
+    pub(crate) reserved_end: u64,
+    /// Hash over a part of them, if one is being taken in passing.
+    pub(crate) hash: Option<RunningHash>,
 }
 
 /// What is left when an output ends.
@@ -71,14 +95,12 @@ pub(crate) struct OutputEnd {
     pub(crate) journal: Option<Journal>,
     /// Makes the rest durable and reads it back.
     pub(crate) sync: Option<Arc<dyn DataSync>>,
-    /// Hash of the whole output.
-    pub(crate) sha256: Option<Digest>,
 }
 
 /// An output being written.
 pub(crate) struct Output {
     sender: Option<mpsc::Sender<Command>>,
-    writer: Option<thread::JoinHandle<Result<Option<Sha256>>>>,
+    writer: Option<thread::JoinHandle<Result<()>>>,
     committer: Option<thread::JoinHandle<(Option<Journal>, Result<()>)>>,
     sync: Option<Arc<dyn DataSync>>,
 }
@@ -89,9 +111,11 @@ enum Command {
 }
 
 struct Written {
-    record: ChunkRecord,
-    zero: u64,
-    sha256: Option<String>,
+    mark: Mark,
+    /// Output bytes before it that no fill will change.
+    settled: u64,
+    /// State of the hash that is being taken.
+    hash: Option<(FileHash, String)>,
 }
 
 impl Output {
@@ -142,16 +166,14 @@ impl Output {
         let joined = tokio::task::spawn_blocking(move || {
             (writer.map(thread::JoinHandle::join), committer.map(thread::JoinHandle::join))
         });
-        let mut end = OutputEnd { journal: None, sync, sha256: None };
+        let mut end = OutputEnd { journal: None, sync };
         match joined.await {
             Ok((Some(Ok(written)), Some(Ok((journal, committed))))) => {
                 end.journal = journal;
                 // A failed sync is the cause of whatever the writer met afterwards.
                 match (committed, written) {
                     (Err(error), _) | (Ok(()), Err(error)) => result = Err(error),
-                    (Ok(()), Ok(sha256)) => {
-                        end.sha256 = sha256.map(|hash| Digest::from_bytes(hash.finalize().into()));
-                    }
+                    (Ok(()), Ok(())) => {}
                 }
             }
             _ => result = Err(Error::failed("a thread of the output panicked; this is a bug of vmferry")),
@@ -178,33 +200,34 @@ fn write_all(
     mut commands: mpsc::Receiver<Command>,
     records: &std_mpsc::SyncSender<Written>,
     progress: &Progress,
-) -> Result<Option<Sha256>> {
+) -> Result<()> {
     while let Some(command) = commands.blocking_recv() {
         let batch = match command {
             Command::Batch(batch) => batch,
             Command::Finish => {
                 sink.finish()?;
-                return Ok(state.sha256);
+                return Ok(());
             }
         };
         for op in batch.ops {
             execute(&mut *sink, op, &mut state, progress)?;
         }
         drop(batch.charge);
-        if let Some(record) = batch.record {
+        if let Some(mark) = batch.mark {
             sink.settle()?;
-            let sha256 = state.sha256.as_ref().map(|hash| BASE64_STANDARD_NO_PAD.encode(hash.serialize()));
-            records.send(Written { record, zero: batch.zero, sha256 }).map_err(|_| ended())?;
+            let hash = state.hash.as_ref().map(|hash| (hash.kind(), hash.state()));
+            let settled = state.position - state.reserved_end;
+            records.send(Written { mark, settled, hash }).map_err(|_| ended())?;
         }
     }
-    Ok(state.sha256)
+    Ok(())
 }
 
 fn execute(sink: &mut dyn Sink, op: SinkOp, state: &mut OutputState, progress: &Progress) -> Result<()> {
     match op {
         SinkOp::Append(pieces) => {
             let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-            if let Some(hash) = &mut state.sha256 {
+            if let Some(hash) = &mut state.hash {
                 pieces.iter().for_each(|piece| hash.update(piece));
             }
             sink.append(&pieces)?;
@@ -212,8 +235,8 @@ fn execute(sink: &mut dyn Sink, op: SinkOp, state: &mut OutputState, progress: &
             progress.add_written(len);
         }
         SinkOp::Skip(len) => {
-            if let Some(hash) = &mut state.sha256 {
-                hash_zeros(hash, len);
+            if let Some(hash) = &mut state.hash {
+                hash.update_zeros(len);
             }
             sink.skip(len)?;
             state.position += len;
@@ -221,22 +244,20 @@ fn execute(sink: &mut dyn Sink, op: SinkOp, state: &mut OutputState, progress: &
         SinkOp::Reserve { slot, len } => {
             sink.reserve(slot, len)?;
             state.position += len;
+            state.reserved_end = state.position;
         }
         SinkOp::Fill { slot, at, bytes } => {
             progress.add_written(bytes.len() as u64);
             sink.fill(slot, at, &bytes)?;
         }
+        SinkOp::HashFrom(kind) => state.hash = Some(kind.start()),
+        SinkOp::HashTo(receiver) => {
+            if let Some(hash) = state.hash.take() {
+                let _ = receiver.send(hash.finish());
+            }
+        }
     }
     Ok(())
-}
-
-fn hash_zeros(hash: &mut Sha256, mut len: u64) {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    while len > 0 {
-        let step = len.min(ZEROS.len() as u64);
-        hash.update(&ZEROS[..usize::try_from(step).unwrap_or(ZEROS.len())]);
-        len -= step;
-    }
 }
 
 fn commit_all(
@@ -258,7 +279,7 @@ fn commit_all(
 struct Committer {
     sync: Arc<dyn DataSync>,
     journal: Journal,
-    records: Vec<ChunkRecord>,
+    records: Vec<Record>,
     last: Option<Checkpoint>,
     committed: u64,
 }
@@ -288,17 +309,21 @@ impl Committer {
     }
 
     fn take(&mut self, written: Written) {
-        let Written { record, zero, sha256 } = written;
-        let tail_len = record.out.min(TAIL_LEN);
-        self.last = Some(Checkpoint {
-            at: record.at + record.len,
-            out: record.out,
-            zero,
-            tail_len,
-            tail_crc: 0,
-            sha256,
-        });
-        if !self.records.last_mut().is_some_and(|last| last.join(&record)) {
+        let Written { mark, settled, hash } = written;
+        let Mark { record, disk, at, out, zero } = mark;
+        let tail_len = settled.min(TAIL_LEN);
+        let mut point = Checkpoint { disk, at, out, zero, tail_len, ..Checkpoint::default() };
+        match hash {
+            Some((FileHash::Sha1, state)) => point.sha1 = Some(state),
+            Some((FileHash::Sha256, state)) => point.sha256 = Some(state),
+            None => {}
+        }
+        self.last = Some(point);
+        let joined = match (self.records.last_mut(), &record) {
+            (Some(Record::Chunk(last)), Record::Chunk(next)) => last.join(next),
+            _ => false,
+        };
+        if !joined {
             self.records.push(record);
         }
     }
@@ -308,7 +333,7 @@ impl Committer {
         self.sync.sync()?;
         point.tail_crc = self.sync.tail_crc(point.out, point.tail_len)?;
         self.committed = point.out;
-        let records = mem::take(&mut self.records).into_iter().map(Record::Chunk);
+        let records = mem::take(&mut self.records).into_iter();
         self.journal.append(records.chain([Record::Checkpoint(point)]))
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BinaryHeap, fs::File};
 
 use super::{
     engine::Engine,
-    journal::{ChunkRecord, Header, Summary},
+    journal::{ChunkRecord, DiskHeader, Header, Summary},
     process::Check,
     stages::changed,
     target::TargetPaths,
@@ -41,11 +41,43 @@ pub(crate) fn check_header(old: &Header, new: &Header, assume_unchanged: bool) -
     if old.name != new.name {
         return differs("the name", &old.name, &new.name);
     }
+    if let (Some(old), Some(new)) = (&old.container, &new.container) {
+        if old.parameters != new.parameters {
+            return differs("the parameters", &old.parameters, &new.parameters);
+        }
+        // What stands there may be long; its name is enough.
+        let other = new.content.iter().find(|&(key, value)| old.content.get(key) != Some(value));
+        if let Some((key, _)) = other {
+            return Err(Error::refused(format!("the interrupted run wrote with another {key}"))
+                .with_hint("use the same one to go on, or start again with --restart"));
+        }
+    }
+    if old.disks.len() != new.disks.len() {
+        let count = |header: &Header| header.disks.len().to_string();
+        return differs("a number of disks of", &count(old), &count(new));
+    }
+    let pairs = old.disks.iter().zip(&new.disks);
+    pairs.map(|(before, now)| check_disk(before, now, assume_unchanged)).collect()
+}
+
+fn check_disk(old: &DiskHeader, new: &DiskHeader, assume_unchanged: bool) -> Result<()> {
+    if old.file != new.file {
+        let name = |disk: &DiskHeader| disk.file.clone().unwrap_or_default();
+        let message = format!(
+            "the interrupted run wrote the disk {}, this one writes {} in its place",
+            name(old),
+            name(new)
+        );
+        return Err(Error::refused(message)
+            .with_hint("use the same parameters to go on, or start again with --restart"));
+    }
+    let of =
+        |what: &str| new.file.as_ref().map_or_else(|| what.to_owned(), |file| format!("{what} of {file}"));
     match (&old.identity, &new.identity) {
         (Some(before), Some(now)) if before == now => Ok(()),
         (Some(before), Some(now)) => Err(Error::new(
             ErrorKind::SourceChanged,
-            format!("the source changed since the interrupted run: {}", what_changed(before, now)),
+            format!("{} changed since the interrupted run: {}", of("the source"), what_changed(before, now)),
         )
         .with_hint("start again with --restart")),
         _ if assume_unchanged && old.source == new.source && old.size == new.size => Ok(()),

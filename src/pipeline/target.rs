@@ -15,9 +15,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     journal::{Closed, Header, Journal},
-    manifest::{self, Head, ManifestWriter, Tail},
+    manifest::{self, ContainerHead, ContainerTail, Head, ManifestWriter, Tail},
     process::Check,
-    stages::ExpectedChecks as _,
+    stages::{DiskChecks, ExpectedChecks as _},
 };
 use crate::error::{Error, Result};
 
@@ -280,13 +280,13 @@ impl TargetPaths {
         journal: Journal,
         header: &Header,
         closed: &Closed,
-        head: Option<&Head>,
+        content: Option<&ManifestContent>,
     ) -> Result<Option<PathBuf>> {
         if self.made(header, closed)? == self.partial && !self.is_device {
             self.rename(&self.partial, &self.output)?;
         }
-        let manifest = match head {
-            Some(head) => Some(self.write_manifest(&journal, head, closed)?),
+        let manifest = match content {
+            Some(content) => Some(self.write_manifest(&journal, content)?),
             None => {
                 self.remove_stale_manifest()?;
                 None
@@ -333,7 +333,7 @@ impl TargetPaths {
     }
 
     /// Writes the manifest from the journal, so that it is the same whether the run was resumed.
-    fn write_manifest(&self, journal: &Journal, head: &Head, closed: &Closed) -> Result<PathBuf> {
+    fn write_manifest(&self, journal: &Journal, content: &ManifestContent) -> Result<PathBuf> {
         let mut name = self.manifest.clone().into_os_string();
         name.push(".partial");
         let partial = PathBuf::from(name);
@@ -345,26 +345,41 @@ impl TargetPaths {
             .custom_flags(NOFOLLOW)
             .open(&partial)
             .map_err(failed)?;
-        let mut writer = ManifestWriter::new(file, head)?;
-        let mut chunks = journal.reader()?;
-        while let Some((at, len, check)) = chunks.next_run()? {
-            if let Check::Digest(digest) = check {
-                writer.push(at, len, digest)?;
-            }
+        let mut writer = ManifestWriter::new(file);
+        if let Some((head, _)) = &content.container {
+            writer.line(head)?;
         }
-        let tail = Tail {
-            tree: closed.tree.clone().unwrap_or_default(),
-            output_size: closed.output_size,
-            file_sha256: closed.file_sha256.clone(),
-        };
-        let mut file = writer.finish(&tail)?;
+        let mut chunks = DiskChecks::new(journal.reader()?, 0);
+        for (head, tail) in &content.disks {
+            writer.line(head)?;
+            while let Some((at, len, check)) = chunks.next_run()? {
+                if let Check::Digest(digest) = check {
+                    writer.push(at, len, digest)?;
+                }
+            }
+            writer.end_disk(tail)?;
+            chunks.next_disk();
+        }
+        if let Some((_, tail)) = &content.container {
+            writer.line(tail)?;
+        }
+        let mut file = writer.finish()?;
         file.flush().and_then(|()| file.sync_data()).map_err(failed)?;
         fs::rename(&partial, &self.manifest).map_err(|error| Error::io("rename", &partial, error))?;
         Ok(self.manifest.clone())
     }
 }
 
-/// First line of the manifest of an output.
+/// What a manifest says beside the chunk digests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ManifestContent {
+    /// First and last line of each disk.
+    pub(crate) disks: Vec<(Head, Tail)>,
+    /// First and last line, if the disks lie in a container.
+    pub(crate) container: Option<(ContainerHead, ContainerTail)>,
+}
+
+/// First line of the manifest of an image.
 pub(crate) fn manifest_head(
     spec: &vmferry_formats::WriterSpec,
     algorithm: vmferry_formats::digest::Algorithm,
@@ -379,6 +394,8 @@ pub(crate) fn manifest_head(
         digest: format!("tree-{algorithm}"),
         leaf_size: vmferry_formats::chunk::LEAF_LEN as u64,
         chunk_size: vmferry_formats::chunk::CHUNK_LEN,
+        file: None,
+        offset: None,
     }
 }
 

@@ -28,10 +28,13 @@ use vmferry_formats::{
 use super::{
     Checker,
     buffer::Buffer,
+    converter::{Converter, OpenDisk},
     engine::{Engine, EngineOptions},
-    output::{CommitPolicy, Output, OutputState},
+    journal::DiskEnd,
+    layout::Layout,
+    output::{CommitPolicy, Output, OutputEnd, OutputState},
     progress::Progress,
-    stages::{Converter, DigestStage, Ended, Tree, VerifyStage},
+    stages::{DigestStage, DiskChecks, Tree, VerifyStage},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -278,7 +281,7 @@ fn specs() -> Vec<WriterSpec> {
 
 struct Outcome {
     image: Vec<u8>,
-    ended: Ended,
+    ended: DiskEnd,
     finished: bool,
 }
 
@@ -303,16 +306,34 @@ async fn convert(mut source: Source, spec: &WriterSpec, workers: usize, sink: Me
     let policy = CommitPolicy { bytes: 1 << 20, interval: Duration::from_secs(1) };
     let output =
         Output::start(Box::new(sink.clone()), OutputState::default(), None, policy, Progress::default())?;
-    let is_raw = matches!(spec, WriterSpec::Raw(_));
-    let mut converter = Converter::new(writer, output, Tree::new(Some(Algorithm::Sha256), size), 0, is_raw);
-    converter.begin().await?;
-    let run = engine.run(&mut source, 0, 0, &mut converter).await;
-    let (_, ended) = converter.end(run.as_ref().ok().copied()).await;
+    let tree = Tree::new(Some(Algorithm::Sha256), size);
+    let (_, ended) = write(&engine, &mut source, writer, output, tree, is_raw(spec)).await;
     let state = sink.shared.lock().unwrap();
-    match (run, ended) {
-        (Ok(_), Ok(ended)) => Ok(Outcome { image: state.bytes.clone(), ended, finished: state.finished }),
-        (_, Err(error)) | (Err(error), _) => Err(error),
-    }
+    ended.map(|ended| Outcome { image: state.bytes.clone(), ended, finished: state.finished })
+}
+
+fn is_raw(spec: &WriterSpec) -> bool {
+    matches!(spec, WriterSpec::Raw(_))
+}
+
+/// Writes a plain image; what failed under the run is its error.
+async fn write(
+    engine: &Engine,
+    source: &mut Source,
+    writer: Box<dyn FormatWriter>,
+    output: Output,
+    tree: Tree,
+    is_raw: bool,
+) -> (OutputEnd, Result<DiskEnd>) {
+    let mut converter = Converter::new(Layout::new(None), output);
+    let run = async {
+        converter.begin_disk(OpenDisk { tree, is_raw, ..OpenDisk::default() }, writer).await?;
+        let size = engine.run(source, 0, 0, &mut converter).await?;
+        converter.end_disk(size).await
+    };
+    let run = run.await;
+    let (end, written) = converter.end(run.is_ok()).await;
+    (end, written.and_then(|_| run))
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -366,15 +387,15 @@ fn every_source_and_worker_count_gives_the_bytes_of_the_plain_driver() {
                     runtime.block_on(convert(source, &spec, workers, MemorySink::default())).unwrap();
                 assert!(outcome.image == expected, "{spec}, {size} bytes, {workers} workers");
                 assert!(outcome.finished);
-                assert_eq!(outcome.ended.tree, Some(tree), "{spec}, {size} bytes");
-                assert_eq!(outcome.ended.output_size, expected.len() as u64);
+                assert_eq!(outcome.ended.tree, Some(tree.to_string()), "{spec}, {size} bytes");
+                assert_eq!(outcome.ended.out, expected.len() as u64);
             }
             let source =
                 Source::Stream(Box::new(MemoryStream { disk: disk.clone(), at: 0, tells_size: false }));
             let outcome = runtime.block_on(convert(source, &spec, 2, MemorySink::default())).unwrap();
             let expected = testkit::write_image(&spec, &disk, "disk", false).unwrap();
             assert!(outcome.image == expected, "{spec}, {size} bytes, size unknown");
-            assert_eq!(outcome.ended.tree, Some(tree));
+            assert_eq!(outcome.ended.tree, Some(tree.to_string()));
         }
     }
 }
@@ -441,17 +462,14 @@ fn cancelling_ends_a_stalled_run_and_keeps_what_is_contiguous() {
         let output =
             Output::start(Box::new(sink.clone()), OutputState::default(), None, policy, Progress::default())
                 .unwrap();
-        let mut converter = Converter::new(writer, output, Tree::default(), 0, true);
         tokio::spawn(async move {
             while progress.snapshot().done < 8 << 20 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             cancel.cancel();
         });
-        let error = engine.run(&mut source, 0, 0, &mut converter).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Interrupted);
-        let (_, ended) = converter.end(None).await;
-        ended.unwrap();
+        let (_, ended) = write(&engine, &mut source, writer, output, Tree::default(), true).await;
+        assert_eq!(ended.unwrap_err().kind(), ErrorKind::Interrupted);
         assert_eq!(sink.shared.lock().unwrap().bytes.len(), 8 << 20);
     });
 }
@@ -544,7 +562,7 @@ fn verify_demands_that_surplus_is_zero() {
 
 #[test]
 fn a_journal_without_chunks_expects_nothing() {
-    assert_eq!(JournalReader::new(&b""[..]).next_run().unwrap(), None);
+    assert_eq!(DiskChecks::new(JournalReader::new(&b""[..]), 0).next_run().unwrap(), None);
 }
 
 #[test]

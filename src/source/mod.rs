@@ -13,17 +13,20 @@ mod num;
 mod open;
 mod random;
 mod stream;
+mod window;
 
 use std::{future::Future, ops::Range, pin::Pin, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::open::open_window;
 pub use self::{
     file::FileStore,
     http::{Broken, Endpoint, HttpOptions, HttpStore, Links, Rate, Transfer},
     image::ImagePlan,
     open::{OpenedSource, SourceFormat, SourceOptions, open, open_links},
     random::RawPlan,
+    window::Window,
 };
 use crate::{error::Result, pipeline::buffer::Buffer};
 use vmferry_formats::plan::Codec;

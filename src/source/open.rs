@@ -13,7 +13,7 @@ use std::{
 use vmferry_formats::{Detected, Format, HEAD_LEN, detect};
 
 use super::{
-    ByteStore, ByteStream, FileStore, HttpOptions, ImagePlan, Links, RawPlan, Source, Transfer,
+    ByteStore, ByteStream, FileStore, HttpOptions, ImagePlan, Links, RawPlan, Source, Transfer, Window,
     file::{head_and_tail, read_range},
     http::{self, Found, HttpInput, HttpStore},
     num::{to_u64, to_usize},
@@ -92,6 +92,24 @@ pub async fn open(location: &str, options: &SourceOptions) -> Result<OpenedSourc
         Kind::Url => open_url(location, options).await,
         Kind::Path => open_path(location, options).await,
     }
+}
+
+/// Opens the image of `format` that lies at `offset` of the file at `path` and has `len` bytes; `name` is
+/// what people call it.
+///
+/// # Errors
+/// The file cannot be opened, or there is no such image in it.
+pub(crate) async fn open_window(
+    path: &Path,
+    name: String,
+    (offset, len): (u64, u64),
+    format: Format,
+    options: &SourceOptions,
+) -> Result<OpenedSource> {
+    let path = path.to_owned();
+    let store: Arc<dyn ByteStore> = Arc::new(blocking(move || FileStore::open(&path)).await?);
+    let window = Arc::new(Window::new(store, name, offset, len)?);
+    open_store(format, window, None, options).await
 }
 
 /// Opens the disk that `links` lead to; its bytes are a RAW disk whatever they begin with.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::pipeline::journal::{self, Header, Journal, Record};
+use crate::pipeline::journal::{self, DiskHeader, Header, Journal, Record};
 
 /// A sink in memory that looks at the journal whenever it is synced.
 struct WatchedSink {
@@ -85,7 +85,15 @@ impl DataSync for Watch {
 
 /// Converts a disk with a journal and many checkpoints; gives the watch and how it ended.
 fn run(spec: &WriterSpec, fails_at: Option<usize>, path: &Path) -> (Arc<Watch>, Result<()>) {
-    let disk = testkit::disk(91, 40 << 20);
+    run_disk(spec, testkit::disk(91, 40 << 20), fails_at, path)
+}
+
+fn run_disk(
+    spec: &WriterSpec,
+    disk: Vec<u8>,
+    fails_at: Option<usize>,
+    path: &Path,
+) -> (Arc<Watch>, Result<()>) {
     let mut source = random(MemoryStore { delays: true, ..MemoryStore::new(disk) });
     let size = crate::conversion::size_of(&source);
     let writer = spec.writer(size, "disk").unwrap();
@@ -104,9 +112,8 @@ fn run(spec: &WriterSpec, fails_at: Option<usize>, path: &Path) -> (Arc<Watch>, 
         spec: spec.to_string(),
         digest: None,
         flat_sha256: false,
-        source: "memory".into(),
-        identity: None,
-        size,
+        disks: vec![DiskHeader { file: None, source: "memory".into(), identity: None, size }],
+        container: None,
         encoder: writer.encoder_identity(),
         device: 0,
         inode: 0,
@@ -120,15 +127,10 @@ fn run(spec: &WriterSpec, fails_at: Option<usize>, path: &Path) -> (Arc<Watch>, 
         let output =
             Output::start(Box::new(sink), OutputState::default(), Some(journal), policy, Progress::default())
                 .unwrap();
-        let is_raw = matches!(spec, WriterSpec::Raw(_));
-        let mut converter = Converter::new(writer, output, Tree::new(None, size), 0, is_raw);
-        let run = match converter.begin().await {
-            Ok(()) => engine.run(&mut source, 0, 0, &mut converter).await,
-            Err(error) => Err(error),
-        };
-        let (end, ended) = converter.end(run.as_ref().ok().copied()).await;
+        let tree = Tree::new(None, size);
+        let (end, ended) = write(&engine, &mut source, writer, output, tree, is_raw(spec)).await;
         assert!(end.journal.is_some(), "the journal comes back");
-        ended.and_then(|_| run.map(drop))
+        ended.map(drop)
     });
     (watch, result)
 }
@@ -159,4 +161,22 @@ fn a_failed_sync_ends_the_run_and_nothing_since_the_last_good_one_is_counted() {
         assert_eq!(watch.syncs.load(SeqCst), fails_at, "a sync is not tried again");
         assert_eq!(counted(&path) > 0, fails_at > 1);
     }
+}
+
+#[test]
+fn what_a_late_fill_may_change_is_not_part_of_a_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    // Nothing but the reserved header comes before the end of a disk of zeros.
+    let spec = WriterSpec::Qcow2(Qcow2Options::default());
+    let (watch, result) = run_disk(&spec, vec![0; 9 << 20], None, &path);
+    result.unwrap();
+    let summary = journal::Summary::read(std::fs::File::open(&path).unwrap()).unwrap().unwrap();
+    let point = summary.checkpoint.unwrap();
+    assert_eq!((point.at, point.out), (9 << 20, 65536));
+    assert_eq!(
+        watch.tail_crc(point.out, point.tail_len).unwrap(),
+        point.tail_crc,
+        "the header was filled since"
+    );
 }
