@@ -7,6 +7,7 @@ mod export;
 pub mod image;
 #[cfg(feature = "kubevirt")]
 pub mod kubevirt;
+mod pack;
 pub mod pipeline;
 pub mod secret;
 mod sink;
@@ -25,6 +26,10 @@ pub use crate::{
         Target, TreeDigest,
     },
     error::{Error, ErrorKind, Result},
+    pack::{
+        EarlierPack, Pack, PackBuilder, PackDisk, PackEvent, PackOptions, PackReport, PackTarget, PackedDisk,
+        Signer,
+    },
 };
 pub use vmferry_formats as formats;
 

@@ -21,6 +21,7 @@ use super::{
     digest::DigestArgs,
     inspect::InspectArgs,
     map::MapArgs,
+    pack::PackArgs,
     units::{parse_duration, parse_positive_size, parse_rate, parse_size},
     verify::VerifyArgs,
 };
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     Gc(GcArgs),
     #[cfg(feature = "kubevirt")]
     Doctor(DoctorArgs),
+    Pack(Box<PackArgs>),
     Inspect(InspectArgs),
     Map(MapArgs),
     Digest(DigestArgs),
@@ -218,6 +220,11 @@ impl HttpArgs {
 }
 
 impl SourceArgs {
+    /// Whether the size of a disk is stated.
+    pub(crate) fn states_size(&self) -> bool {
+        self.source_size.is_some()
+    }
+
     /// The same for the library.
     pub(crate) fn options(&self) -> SourceOptions {
         SourceOptions {

@@ -18,6 +18,7 @@ mod inspect;
 mod logging;
 mod map;
 mod output;
+mod pack;
 mod progress;
 mod signals;
 mod units;
@@ -94,6 +95,7 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Gc(args) => gc::run(&args, output).await,
         Command::Inspect(args) => inspect::run(args, output).await,
         Command::Map(args) => map::run(args, output).await,
+        Command::Pack(args) => pack::run(&args, output).await,
         Command::Verify(args) => verify::run(args, output).await,
     }
 }

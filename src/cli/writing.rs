@@ -41,40 +41,40 @@ pub(super) struct WritingArgs {
 /// What is written.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Output options")]
-struct FormatArgs {
+pub(super) struct FormatArgs {
     /// Format of the output [default: by the extension of OUTPUT]
     #[arg(short = 'O', long, value_name = "FORMAT", value_enum)]
-    format: Option<FormatArg>,
+    pub(super) format: Option<FormatArg>,
 
     /// Variant of a vmdk [default: streamOptimized]
     #[arg(long, value_name = "NAME", value_enum, ignore_case = true)]
-    subformat: Option<SubformatArg>,
+    pub(super) subformat: Option<SubformatArg>,
 
     /// Compression [default: none for qcow2; a streamOptimized vmdk is always deflate]
     #[arg(long, value_name = "NAME", value_enum)]
-    compression: Option<CompressionArg>,
+    pub(super) compression: Option<CompressionArg>,
 
     /// How hard to compress: fast, default, best, 1-9 for deflate or 1-19 for zstd
     #[arg(long, value_name = "LEVEL")]
-    compression_level: Option<Level>,
+    pub(super) compression_level: Option<Level>,
 
     /// Cluster size of a qcow2: a power of two from 512 to 2MiB [default: 64KiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    cluster_size: Option<u64>,
+    pub(super) cluster_size: Option<u64>,
 
     /// What the ids in a vmdk derive from [default: size, parameters and base name]
     #[arg(long, value_name = "TEXT")]
-    id_seed: Option<String>,
+    pub(super) id_seed: Option<String>,
 
     /// Overwrite an existing output; needed for block devices
     #[arg(long)]
-    force: bool,
+    pub(super) force: bool,
 }
 
 /// What is proven.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Integrity options")]
-struct IntegrityArgs {
+pub(super) struct IntegrityArgs {
     /// Hash function of the digest tree; none also leaves out the manifest
     #[arg(long, value_name = "ALGORITHM", default_value = "sha256", value_enum)]
     digest: DigestArg,
@@ -99,7 +99,7 @@ struct IntegrityArgs {
 /// How a run goes on after an interruption.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Resume options")]
-struct ResumeArgs {
+pub(super) struct ResumeArgs {
     /// Refuse to touch the partial output of an earlier run
     #[arg(long, conflicts_with = "restart")]
     no_resume: bool,
@@ -172,32 +172,57 @@ impl WritingArgs {
 
     /// How to convert, but for the source.
     pub(super) fn options(&self) -> ConversionOptions {
-        ConversionOptions {
-            digest: self.integrity.digest.algorithm(),
-            flat_sha256: self.integrity.flat_sha256,
-            workers: self.resources.workers(),
-            memory: self.resources.memory,
-            verify: self.integrity.verify,
-            sums: self.integrity.sums,
-            force: self.format.force,
-            manifest: !self.integrity.no_manifest,
-            resume: match (self.resume.no_resume, self.resume.restart) {
-                (true, _) => ResumePolicy::Refuse,
-                (_, true) => ResumePolicy::Restart,
-                _ => ResumePolicy::Resume,
-            },
-            journal: self.resume.journal.clone(),
-            checkpoint_bytes: self.resume.checkpoint_bytes,
-            checkpoint_interval: self.resume.checkpoint_interval,
-            assume_unchanged: self.resume.assume_unchanged,
-            ..ConversionOptions::default()
+        options(&self.integrity, &self.resume, &self.resources, self.format.force)
+    }
+}
+
+/// How to convert, but for the source and the format.
+pub(super) fn options(
+    integrity: &IntegrityArgs,
+    resume: &ResumeArgs,
+    resources: &ResourceArgs,
+    force: bool,
+) -> ConversionOptions {
+    ConversionOptions {
+        digest: integrity.digest.algorithm(),
+        flat_sha256: integrity.flat_sha256,
+        workers: resources.workers(),
+        memory: resources.memory,
+        verify: integrity.verify,
+        sums: integrity.sums,
+        force,
+        manifest: !integrity.no_manifest,
+        resume: match (resume.no_resume, resume.restart) {
+            (true, _) => ResumePolicy::Refuse,
+            (_, true) => ResumePolicy::Restart,
+            _ => ResumePolicy::Resume,
+        },
+        journal: resume.journal.clone(),
+        checkpoint_bytes: resume.checkpoint_bytes,
+        checkpoint_interval: resume.checkpoint_interval,
+        assume_unchanged: resume.assume_unchanged,
+        ..ConversionOptions::default()
+    }
+}
+
+impl IntegrityArgs {
+    /// What is asked for must be possible in an appliance.
+    pub(super) fn check_appliance(&self) -> Result<(), Error> {
+        if self.verify && self.digest == DigestArg::None {
+            return Err(Error::usage("--verify compares digests, but --digest none leaves them out"));
         }
+        if self.flat_sha256 {
+            return Err(Error::usage(
+                "--flat-sha256 is for raw outputs: the manifest of an appliance has all hashes",
+            ));
+        }
+        Ok(())
     }
 }
 
 impl FormatArgs {
     /// What to write, or why that cannot be.
-    fn spec(&self, format: Format) -> Result<WriterSpec, Error> {
+    pub(super) fn spec(&self, format: Format) -> Result<WriterSpec, Error> {
         if self.subformat.is_some() && format != Format::Vmdk {
             return Err(Error::usage(format!("--subformat is for vmdk, the output is {format}")));
         }

@@ -8,7 +8,7 @@ use vmferry_formats::testkit::Rng;
 use crate::support::{KINDS, Kind, make_disk, read, run, scratch, vmferry, write_sparse};
 
 /// Small checkpoints, so that a small disk has many.
-const OFTEN: [&str; 4] = ["--checkpoint-bytes", "1MiB", "--checkpoint-interval", "10ms"];
+pub(crate) const OFTEN: [&str; 4] = ["--checkpoint-bytes", "1MiB", "--checkpoint-interval", "10ms"];
 
 fn command(kind: &Kind, source: &Path, output: &Path) -> Vec<String> {
     let mut args = kind.convert(source, output);
@@ -17,7 +17,7 @@ fn command(kind: &Kind, source: &Path, output: &Path) -> Vec<String> {
 }
 
 /// When a run is killed.
-enum Moment {
+pub(crate) enum Moment {
     /// So long after its start, wherever it is then.
     After(Duration),
     /// When its journal holds so many checkpoints.
@@ -25,7 +25,7 @@ enum Moment {
 }
 
 /// Starts the command and kills it; whether it was killed before its end.
-fn start_and_kill(args: &[String], journal: &Path, moment: &Moment) -> bool {
+pub(crate) fn start_and_kill(args: &[String], journal: &Path, moment: &Moment) -> bool {
     let mut child =
         vmferry(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
     let (_keep, timer) = mpsc::channel::<()>();

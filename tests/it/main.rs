@@ -15,6 +15,8 @@ mod export;
 mod judges;
 mod kill;
 mod memory;
+mod ova;
+mod ova_resume;
 mod refusals;
 mod server;
 mod sources;
