@@ -1,5 +1,5 @@
-//! The few system calls that have no safe wrapper in rustix.
-#![expect(unsafe_code, reason = "ioctl and sync_file_range through libc")]
+//! The few calls of the system and its C library that have no safe wrapper in rustix.
+#![expect(unsafe_code, reason = "ioctl, sync_file_range and malloc_trim through libc")]
 
 use std::{fs::File, io, os::fd::AsRawFd};
 
@@ -18,6 +18,16 @@ pub(crate) fn zero_out(device: &File, offset: u64, len: u64) -> io::Result<()> {
     // SAFETY: BLKZEROOUT reads two u64 from the pointer, which `range` holds for the whole call.
     let status = unsafe { libc::ioctl(device.as_raw_fd(), BLKZEROOUT, range.as_ptr()) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives memory that was freed back to the system. The allocator keeps large blocks once some were
+/// freed, and what is allocated next may be of another size.
+pub(crate) fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no memory from us and touches only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn signed(n: u64) -> io::Result<i64> {

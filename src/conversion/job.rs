@@ -30,6 +30,7 @@ use crate::{
         target::TargetPaths,
     },
     source::{OpenedSource, Restart, Source, SourceFormat, SourceOptions},
+    sys,
 };
 
 /// What every run has at hand.
@@ -287,6 +288,9 @@ impl Job<'_> {
             let run = engine.run(&mut source, from, from, converter).await;
             let size = run.map_err(|error| self.of_disk(index, error))?;
             ended.push(converter.end_disk(size).await?);
+            // The next disk has a budget of its own.
+            drop((source, engine));
+            sys::release_free_memory();
             self.tell(index, false);
         }
         converter.finish().await?;

@@ -166,3 +166,25 @@ fn too_little_memory_is_refused_with_what_is_needed() {
     assert!(refused.stderr.contains("--memory"), "{}", refused.stderr);
     assert!(!output.exists());
 }
+
+#[test]
+fn an_appliance_of_four_disks_stays_within_the_bound() {
+    let directory = scratch();
+    let mut disks: Vec<std::path::PathBuf> = (0..4)
+        .map(|index| {
+            let path = directory.path().join(format!("{index}.raw"));
+            fs::write(&path, noise(90 + index, 150 << 20)).unwrap();
+            path
+        })
+        .collect();
+    // What is read differently has buffers of other sizes.
+    let image = directory.path().join("1.qcow2");
+    let [from, to] = [&disks[1], &image].map(|path| path.to_str().unwrap());
+    crate::support::run(["convert", "-q", "--compression", "zstd", from, to]).expect(0);
+    disks[1] = image;
+    for workers in ["2", "16"] {
+        let output = directory.path().join(format!("vm{workers}.ova"));
+        let args = crate::ova::pack(&disks, &output, &["--workers", workers, "--verify"]);
+        assert_bounded(watch(vmferry(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()));
+    }
+}

@@ -20,6 +20,7 @@ use crate::{
         target::{ManifestContent, manifest_head},
     },
     source::{self, OpenedSource, SourceFormat, SourceOptions},
+    sys,
 };
 
 impl Job<'_> {
@@ -144,6 +145,8 @@ impl Job<'_> {
             let mut stage = VerifyStage::new(Box::new(expected), content);
             let read = engine.run(&mut opened.source, 0, 0, &mut stage).await?;
             stage.finish(&opened.name, read)?;
+            drop((opened, engine));
+            sys::release_free_memory();
         }
         Ok(())
     }
