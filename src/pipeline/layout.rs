@@ -141,7 +141,10 @@ impl Layout {
     }
 
     fn open(&mut self) -> Result<&mut dyn FormatWriter> {
-        Ok(self.writer.as_deref_mut().ok_or_else(no_disk)?)
+        match &mut self.writer {
+            Some(writer) => Ok(&mut **writer),
+            None => Err(no_disk()),
+        }
     }
 
     fn pass(&mut self, ops: &mut [Op]) -> Result<()> {

@@ -56,8 +56,8 @@ pub(crate) fn check_header(old: &Header, new: &Header, assume_unchanged: bool) -
         let count = |header: &Header| header.disks.len().to_string();
         return differs("a number of disks of", &count(old), &count(new));
     }
-    let pairs = old.disks.iter().zip(&new.disks);
-    pairs.map(|(before, now)| check_disk(before, now, assume_unchanged)).collect()
+    let mut pairs = old.disks.iter().zip(&new.disks);
+    pairs.try_for_each(|(before, now)| check_disk(before, now, assume_unchanged))
 }
 
 fn check_disk(old: &DiskHeader, new: &DiskHeader, assume_unchanged: bool) -> Result<()> {

@@ -333,7 +333,7 @@ async fn write(
     };
     let run = run.await;
     let (end, written) = converter.end(run.is_ok()).await;
-    (end, written.and_then(|_| run))
+    (end, written.and(run))
 }
 
 fn runtime() -> tokio::runtime::Runtime {
