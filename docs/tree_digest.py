@@ -4,6 +4,7 @@
     tree_digest.py IMAGE.raw                  print the digest of a raw image
     tree_digest.py --digest blake3 IMAGE.raw  the same under BLAKE3 (needs the PyPI package blake3)
     tree_digest.py --manifest M IMAGE.raw     hold a raw image against a manifest
+    tree_digest.py --manifest M --disk FILE IMAGE.raw    against what the manifest of an OVA says of that disk
     tree_digest.py --vectors                  print the test vectors of docs/digest-vectors.json
 
 Nothing but the standard library is needed for SHA-256. Exit code: 0 all is well, 1 the image
@@ -71,10 +72,23 @@ def digest_of_image(path, name):
         return disk_digest(chunk_digests(image, size, hash_function(name)), size, name)
 
 
-def check_manifest(manifest_path, image_path):
+def lines_of_disk(lines, disk):
+    """The manifest of one disk out of that of an OVA."""
+    starts = [at for at, line in enumerate(lines) if "virtual_size" in line]
+    ends = [at for at, line in enumerate(lines) if "tree" in line]
+    found = [lines[start : end + 1] for start, end in zip(starts, ends) if lines[start].get("file") == disk]
+    if lines[0].get("vmferry-manifest") != 2 or len(found) != 1:
+        names = ", ".join(lines[start].get("file", "?") for start in starts)
+        raise Failure(f"there is no disk {disk!r} in the manifest, which is of: {names}")
+    return found[0]
+
+
+def check_manifest(manifest_path, image_path, disk=None):
     """Holds a raw image against a manifest, chunk by chunk; docs/manifest.md defines the file."""
     with open(manifest_path, encoding="utf-8") as manifest:
         lines = [json.loads(line) for line in manifest]
+    if disk is not None and lines:
+        lines = lines_of_disk(lines, disk)
     if len(lines) < 2 or lines[0].get("vmferry-manifest") != 1:
         raise Failure(f"{manifest_path} is not a manifest of version 1")
     head, runs, tail = lines[0], lines[1:-1], lines[-1]
@@ -155,6 +169,7 @@ def main():
     parser.add_argument("image", nargs="?", metavar="IMAGE.raw")
     parser.add_argument("--digest", choices=("sha256", "blake3"), default="sha256")
     parser.add_argument("--manifest", metavar="FILE", help="hold the image against this manifest")
+    parser.add_argument("--disk", metavar="FILE", help="the disk of this name, if the manifest is of several")
     parser.add_argument("--vectors", action="store_true", help="print the test vectors")
     arguments = parser.parse_args()
     try:
@@ -164,7 +179,7 @@ def main():
         if arguments.image is None:
             parser.error("an image is needed")
         if arguments.manifest:
-            return check_manifest(arguments.manifest, arguments.image)
+            return check_manifest(arguments.manifest, arguments.image, arguments.disk)
         tree = digest_of_image(arguments.image, arguments.digest)
         print(f"tree-{arguments.digest}:{tree}  {arguments.image}")
         return 0

@@ -35,6 +35,7 @@ if [ "$group" = test ]; then
     need gzip command_ gzip
     need kubernetes-client command_ kubectl
     need libvmdk-utils command_ vmdkinfo
+    need openssl command_ openssl
     need python3-venv python3 -c 'import ensurepip, venv'
     need zstd command_ zstd
     # What makes the disks of the test material, if there is one.

@@ -23,6 +23,9 @@
 //! # Ok::<(), vmferry_formats::Error>(())
 //! ```
 //!
+//! [`ova`] puts several disks and their description into one archive: its writer takes the operations
+//! of the disks' own writers and makes them those of the archive.
+//!
 //! # Reading
 //!
 //! [`open`] starts a state machine that names the bytes it needs until a [`FormatReader`] is ready,

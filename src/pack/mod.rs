@@ -81,7 +81,7 @@ impl PackTarget {
 }
 
 /// How an appliance is packed; every field has the default of the command line.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PackOptions {
     /// How each disk is converted. Of these, `sums` is for the whole archive, and `flat_sha256` is of no
     /// use: the manifest of an appliance always needs hashes.
@@ -92,17 +92,6 @@ pub struct PackOptions {
     pub mtime: u64,
     /// Signs the manifest (`.cert`).
     pub signer: Option<Signer>,
-}
-
-impl Default for PackOptions {
-    fn default() -> Self {
-        Self {
-            conversion: ConversionOptions::default(),
-            manifest_hash: ManifestHash::default(),
-            mtime: 0,
-            signer: None,
-        }
-    }
 }
 
 /// What happens while an appliance is packed.

@@ -48,3 +48,25 @@ fn a_program_that_is_not_ours_checks_a_manifest() {
         assert_eq!(check().0, Some(2), "{size}: a manifest that contradicts itself");
     }
 }
+
+#[test]
+fn a_program_that_is_not_ours_checks_every_disk_of_an_appliance() {
+    if !have("python3") {
+        return;
+    }
+    let directory = scratch();
+    let disks = crate::ova::four_disks(directory.path(), 70);
+    let output = directory.path().join("vm.ova");
+    run(crate::ova::pack(&disks, &output, &[])).expect(0);
+    let manifest = directory.path().join("vm.ova.vmferry.jsonl");
+    let check = |number: usize, disk: &Path| {
+        let name = format!("vm-disk{number}.vmdk");
+        tree_digest(&[Path::new("--manifest"), &manifest, Path::new("--disk"), Path::new(&name), disk]).0
+    };
+    for (number, disk) in (1..).zip(&disks) {
+        assert_eq!(check(number, disk), Some(0), "{number}");
+    }
+    assert_eq!(check(1, &disks[1]), Some(1), "another disk");
+    assert_eq!(check(5, &disks[1]), Some(2), "a disk that is not there");
+    assert_eq!(tree_digest(&[Path::new("--manifest"), &manifest, &disks[0]]).0, Some(2), "which of them?");
+}

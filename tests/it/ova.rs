@@ -182,6 +182,13 @@ fn the_bytes_are_the_same_on_one_worker_or_many_and_in_no_time() {
     };
     let one = packed("one", &["--workers", "1"], None);
     assert!(packed("many", &["--workers", "7", "--checkpoint-bytes", "1MiB"], None) == one);
+    // Neither digests nor checkpoints show in the archive.
+    assert!(packed("blake3", &["--digest", "blake3", "--verify"], None).0 == one.0);
+    let place = directory.path().join("none");
+    fs::create_dir(&place).unwrap();
+    run(pack(&disks, &place.join("vm.ova"), &["--digest", "none"])).expect(0);
+    assert_eq!(listing(&place), ["vm.ova"]);
+    assert!(read(&place.join("vm.ova")) == one.0);
     let late = packed("late", &["--mtime", "1700000000"], None);
     assert!(late.0 != one.0 && packed("epoch", &[], Some("1700000000")) == late);
     assert!(packed("both", &["--mtime", "1700000000"], Some("5")) == late);
