@@ -2,7 +2,7 @@
 
 use vmferry::pipeline::{
     journal::{JournalReader, Record, Summary},
-    manifest::Manifest,
+    manifest::{ContainerManifest, Manifest, ManifestReader},
 };
 
 /// A journal as it stands, and once more with the checksums of its lines put right: chance does
@@ -51,9 +51,21 @@ fn with_checksums(data: &[u8]) -> Vec<u8> {
     all
 }
 
-/// A manifest.
+/// A manifest, of an image or of a container.
 pub fn manifest(data: &[u8]) {
-    let Ok(manifest) = Manifest::read(data) else { return };
+    if let Ok(manifest) = Manifest::read(data) {
+        agrees(&manifest);
+        assert!(ContainerManifest::read(data).is_err(), "it is one or the other");
+    }
+    let Ok(container) = ContainerManifest::read(data) else { return };
+    assert_eq!(container.disks.len(), container.head.disks as usize);
+    container.disks.iter().for_each(agrees);
+    let mut last = ManifestReader::of_disk(data, container.head.disks - 1).expect("the last disk");
+    while last.next_run().expect("it was read before").is_some() {}
+    assert!(ManifestReader::of_disk(data, container.head.disks).is_err());
+}
+
+fn agrees(manifest: &Manifest) {
     assert_eq!(manifest.tail.tree, manifest.tree.to_string());
     assert_eq!(manifest.head.content_size, manifest.head.virtual_size.next_multiple_of(512));
 }

@@ -12,7 +12,10 @@ use std::{fs, io::Write as _, path::PathBuf, process::Command};
 
 use flate2::{Compression as Gzip, GzBuilder};
 use vmferry::{
-    pipeline::journal::{Checkpoint, ChunkRecord, Closed, DiskHeader, Header, Record, ShapeCode},
+    pipeline::journal::{
+        Checkpoint, ChunkRecord, Closed, ContainerHeader, DiskEnd, DiskHeader, DiskStart, Header, Record,
+        ShapeCode,
+    },
     source::SourceIdentity,
 };
 use vmferry_formats::{
@@ -200,9 +203,72 @@ fn journal() {
         ],
     );
     put("torn", &[header(None, "raw", Some("blake3")), chunk(CHUNK_LEN, CHUNK_LEN, 1, None)]);
+    container_journal();
+}
+
+/// A journal of two disks, the second of which is open.
+fn container_journal() {
+    let disk = |file: &str| DiskHeader {
+        file: Some(file.into()),
+        source: "disk.raw".into(),
+        identity: None,
+        size: Some(CHUNK_LEN),
+    };
+    let mut content = serde_json::Map::new();
+    content.insert("descriptor".into(), "<Envelope/>".into());
+    let header = Record::Header(Box::new(Header {
+        version: 2,
+        name: "vm.ova".into(),
+        spec: "vmdk subformat=streamOptimized level=fast".into(),
+        digest: None,
+        flat_sha256: false,
+        disks: vec![disk("vm-disk1.vmdk"), disk("vm-disk2.vmdk")],
+        container: Some(ContainerHeader {
+            format: "ova".into(),
+            parameters: "ova mtime=0 manifest=sha1".into(),
+            file_hash: "sha1".into(),
+            separate: false,
+            content,
+        }),
+        encoder: "none".into(),
+        device: 1,
+        inode: 2,
+    }));
+    let start = |disk, start| Record::DiskStart(DiskStart { disk, start, out: start + 65_536 });
+    let chunk = |out| {
+        Record::Chunk(ChunkRecord { at: 0, len: CHUNK_LEN, digest: None, crc: Some(7), out, shape: None })
+    };
+    let point = |disk, at, out| {
+        let sha1 = Some("AAAA".into());
+        Record::Checkpoint(Checkpoint { disk: Some(disk), at, out, sha1, ..Checkpoint::default() })
+    };
+    let end = Record::DiskEnd(DiskEnd {
+        disk: 0,
+        size: CHUNK_LEN,
+        zero: CHUNK_LEN,
+        start: 2048,
+        len: 70_000,
+        out: 72_192,
+        tree: None,
+        hash: Some("ab".repeat(20)),
+    });
+    let records = [
+        header,
+        start(0, 2048),
+        chunk(68_000),
+        end,
+        point(0, CHUNK_LEN, 72_192),
+        start(1, 72_704),
+        point(1, 0, 138_240),
+        chunk(138_240),
+        point(1, CHUNK_LEN, 138_240),
+    ];
+    let lines: Vec<u8> = records.iter().flat_map(|record| record.to_line().expect("a record")).collect();
+    put("journal", "container", &lines);
 }
 
 fn manifest() {
+    let mut disks = String::new();
     for (name, algorithm, size) in [
         ("empty", Algorithm::Sha256, 0),
         ("two-runs", Algorithm::Sha256, 2 * CHUNK_LEN + 100),
@@ -228,7 +294,10 @@ fn manifest() {
         text += &format!("{{\"tree\":\"{}\",\"output_size\":{size}}}\n", tree.finish(content));
         put("manifest", name, text.as_bytes());
         put("manifest", &format!("{name}-cut"), &text.as_bytes()[..text.len() - 2]);
+        disks += &text;
     }
+    let head = "{\"vmferry-manifest\":2,\"format\":\"ova\",\"parameters\":\"ova mtime=0\",\"disks\":3}";
+    put("manifest", "container", format!("{head}\n{disks}{{\"output_size\":9}}\n").as_bytes());
 }
 
 fn qcow2_reader() {
