@@ -52,6 +52,11 @@ fn manifest() {
 }
 
 #[test]
+fn ovf_parser() {
+    replay("ovf_parser");
+}
+
+#[test]
 fn qcow2_reader() {
     replay("qcow2_reader");
 }

@@ -42,6 +42,7 @@ mod error;
 mod num;
 mod output;
 pub mod ova;
+pub mod ovf;
 pub mod plan;
 mod planning;
 pub mod qcow2;

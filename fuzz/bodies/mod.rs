@@ -6,11 +6,13 @@
 
 mod images;
 mod lines;
+mod ovf;
 mod streams;
 
 pub use self::{
     images::{qcow2_reader, qcow2_writer, vmdk_reader, vmdk_stream, vmdk_writer},
     lines::{journal, manifest},
+    ovf::ovf_parser,
     streams::{detect, gzip_stream},
 };
 
@@ -18,11 +20,12 @@ pub use self::{
 pub type Body = fn(&[u8]);
 
 /// All targets by the name of their folder in `fuzz/seeds`.
-pub const TARGETS: [(&str, Body); 9] = [
+pub const TARGETS: [(&str, Body); 10] = [
     ("detect", detect),
     ("gzip_stream", gzip_stream),
     ("journal", journal),
     ("manifest", manifest),
+    ("ovf_parser", ovf_parser),
     ("qcow2_reader", qcow2_reader),
     ("qcow2_writer", qcow2_writer),
     ("vmdk_reader", vmdk_reader),

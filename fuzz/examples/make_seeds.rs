@@ -23,6 +23,7 @@ use vmferry_formats::{
     chunk::{CHUNK_LEN, LEAF_LEN},
     deflate::Level,
     digest::{Algorithm, ChunkHasher, TreeHasher},
+    ovf,
     qcow2::Qcow2Options,
     testkit::{Rng, write_image},
     vmdk::{Subformat, VmdkOptions},
@@ -33,6 +34,7 @@ fn main() {
     gzip_stream();
     journal();
     manifest();
+    ovf_parser();
     qcow2_reader();
     vmdk_reader();
     writers();
@@ -298,6 +300,35 @@ fn manifest() {
     }
     let head = "{\"vmferry-manifest\":2,\"format\":\"ova\",\"parameters\":\"ova mtime=0\",\"disks\":3}";
     put("manifest", "container", format!("{head}\n{disks}{{\"output_size\":9}}\n").as_bytes());
+}
+
+fn ovf_parser() {
+    for seed in [1, 2, 7] {
+        let text = ovf::sample(seed).to_template().expect("a descriptor");
+        put("ovf_parser", &format!("sample-{seed}"), text.as_bytes());
+    }
+    let envelope = |version: u8, front: &str, inner: &str| {
+        format!(
+            "{front}<o:Envelope xmlns:o='http://schemas.dmtf.org/ovf/envelope/{version}' \
+             xmlns:r='http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData'>{inner}\
+             <o:VirtualSystem o:id='v'><o:VirtualHardwareSection><o:Item><r:ElementName>a&#x42;<![CDATA[<]]></r:ElementName>\
+             <r:ResourceType>17</r:ResourceType></o:Item></o:VirtualHardwareSection></o:VirtualSystem></o:Envelope>"
+        )
+    };
+    let put = |name: &str, text: String| put("ovf_parser", name, text.as_bytes());
+    put("foreign", envelope(1, "<?xml version='1.0' encoding='UTF-8'?>\n<!-- x -->", "<o:References/>"));
+    put("version-2", envelope(2, "", ""));
+    put("doctype", envelope(1, "<!DOCTYPE a [<!ENTITY b 'c'>]>", "<o:A>&b;</o:A>"));
+    put("entity", envelope(1, "", "<o:A>&b;</o:A>"));
+    put("deep", envelope(1, "", &"<o:A>".repeat(50)));
+    put(
+        "units",
+        envelope(
+            1,
+            "",
+            "<o:DiskSection><o:Disk o:diskId='d' o:capacity='9' o:capacityAllocationUnits='byte * 2^40'/></o:DiskSection>",
+        ),
+    );
 }
 
 fn qcow2_reader() {
