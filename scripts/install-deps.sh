@@ -35,6 +35,7 @@ if [ "$group" = test ]; then
     need gzip command_ gzip
     need kubernetes-client command_ kubectl
     need libvmdk-utils command_ vmdkinfo
+    need libxml2-utils command_ xmllint
     need openssl command_ openssl
     need python3-venv python3 -c 'import ensurepip, venv'
     need zstd command_ zstd
@@ -92,7 +93,7 @@ if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
     exit 1
 fi
 
-# A second reader, in Python, in an environment of its own.
+# Second readers, in Python, in an environment of their own.
 if [ "$group" = test ]; then
     venv=${CARGO_TARGET_DIR:-target}/test-venv
     if ! cmp -s scripts/requirements.txt "$venv/installed.txt"; then
@@ -103,7 +104,7 @@ if [ "$group" = test ]; then
             "$venv/bin/pip" --quiet --disable-pip-version-check install -r scripts/requirements.txt; then
             cp scripts/requirements.txt "$venv/installed.txt"
         else
-            echo 'install-deps.sh: no second reader: tests that need it are skipped, or fail under VMFERRY_STRICT=1' >&2
+            echo 'install-deps.sh: no second readers: tests that need them are skipped, or fail under VMFERRY_STRICT=1' >&2
             [ "${VMFERRY_STRICT:-0}" != 1 ]
         fi
     fi

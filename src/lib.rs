@@ -1,5 +1,6 @@
 //! vmferry: a streaming disk-image conversion engine.
 
+pub mod appliance;
 mod conversion;
 pub mod error;
 #[cfg(feature = "kubevirt")]
@@ -9,6 +10,7 @@ pub mod image;
 pub mod kubevirt;
 mod pack;
 pub mod pipeline;
+pub mod quantity;
 pub mod secret;
 mod sink;
 pub mod source;

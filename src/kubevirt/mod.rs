@@ -21,7 +21,6 @@ mod leftovers;
 mod links;
 mod names;
 mod plan;
-mod quantity;
 mod reach;
 mod resource;
 mod session;
@@ -31,6 +30,8 @@ pub mod types;
 mod vm;
 mod wait;
 
+pub use crate::quantity::parse_quantity;
+
 pub use self::{
     access::{Right, missing_rights},
     client::{Cluster, ClusterOptions},
@@ -39,7 +40,6 @@ pub use self::{
     links::VolumeLinks,
     names::{file_name, run_id},
     plan::{LeftOut, PlannedVolume, VolumePlan},
-    quantity::parse_quantity,
     reach::{Reach, ReachChoice},
     resource::Resource,
     session::{ExportSource, Session, SessionOptions, Told},

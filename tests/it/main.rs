@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; a failed one panics")]
 
+mod appliance;
 #[cfg(feature = "demo")]
 mod demo;
 mod documents;

@@ -1,0 +1,238 @@
+//! A descriptor of any making as [`Hardware`], to be described anew with other files.
+
+use vmferry_formats::ovf::{self, Envelope, Item, bytes_per_unit, resource};
+
+use super::{
+    Warning,
+    hardware::{
+        Architecture, Attachment, Cpu, Disk, DiskBus, DiskKind, Firmware, GuestOs, Hardware, Nic, NicModel,
+        OsFamily,
+    },
+    os::OLDEST,
+};
+use crate::error::{Error, Result};
+
+/// The hardware that a descriptor describes, and what of it is not carried over.
+///
+/// # Errors
+/// It states no memory, or quantities that cannot be.
+pub fn of_ovf(envelope: &Envelope) -> Result<(Hardware, Vec<Warning>)> {
+    let system = &envelope.system;
+    let mut reader = Reader { envelope, hardware: Hardware::default(), warnings: Vec::new(), memory: None };
+    let name = system.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(&system.id);
+    reader.hardware = Hardware {
+        name: name.to_owned(),
+        origin: Some(format!("OVF descriptor of {name:?}")),
+        description: system.annotation.clone(),
+        product: system.products.first().and_then(|product| product.product.clone()),
+        vendor: system.products.first().and_then(|product| product.vendor.clone()),
+        architecture: Architecture::X86_64,
+        os: system.os.as_ref().map(os_of),
+        ..Hardware::default()
+    };
+    for item in &system.hardware.items {
+        reader.item(item)?;
+    }
+    reader.settings();
+    for what in &envelope.unknown {
+        reader.warn(what, "this part of the descriptor is not carried over", "look up what it does");
+    }
+    if system.products.len() > 1 {
+        reader.warn("ProductSection", "only the first product is carried over", "nothing to do");
+    }
+    reader.hardware.memory =
+        reader.memory.ok_or_else(|| Error::usage("the descriptor does not say how much memory there is"))?;
+    Ok((reader.hardware, reader.warnings))
+}
+
+struct Reader<'a> {
+    envelope: &'a Envelope,
+    hardware: Hardware,
+    warnings: Vec<Warning>,
+    memory: Option<u64>,
+}
+
+impl Reader<'_> {
+    fn item(&mut self, item: &Item) -> Result<()> {
+        let field = format!("Item[{}]", item.instance_id);
+        if item.bound.is_some() || item.configuration.is_some() {
+            self.warn(
+                &field,
+                "a bound or a deployment option is not carried over",
+                "nothing to do, if the defaults do",
+            );
+            return Ok(());
+        }
+        match item.resource_type {
+            resource::CPU => self.cpu(item)?,
+            resource::MEMORY => {
+                let unit = item.allocation_units.as_deref().map_or(Some(1 << 20), bytes_per_unit);
+                let bytes =
+                    unit.and_then(|unit| item.virtual_quantity?.checked_mul(unit)).filter(|bytes| *bytes > 0);
+                self.memory =
+                    Some(bytes.ok_or_else(|| Error::usage("the descriptor's memory is no number of bytes"))?);
+            }
+            // Made anew for the target.
+            resource::IDE | resource::SCSI | resource::STORAGE => {}
+            resource::DISK => self.disk(item, field),
+            resource::CD | resource::DVD => {
+                let bus = self.bus(item);
+                self.hardware.disks.push(Disk {
+                    name: format!("cd{}", item.instance_id),
+                    kind: DiskKind::Cdrom,
+                    bus,
+                    boot_order: None,
+                    serial: None,
+                    claim: None,
+                    capacity: None,
+                    field,
+                });
+            }
+            resource::ETHERNET => self.nic(item, field),
+            resource::OTHER if item.resource_sub_type.as_deref() == Some("vmware.vtpm") => {
+                self.hardware.has_tpm = true;
+            }
+            _ if item.resource_sub_type.as_deref().is_some_and(|kind| kind.contains("soundcard")) => {
+                self.hardware.has_sound = true;
+            }
+            // Every target has its own.
+            resource::GRAPHICS => {}
+            other => self.warn(
+                &field,
+                format!("a device of type {other} ({}) is not carried over", item.element_name),
+                "add it after the import, if the guest needs it",
+            ),
+        }
+        Ok(())
+    }
+
+    fn cpu(&mut self, item: &Item) -> Result<()> {
+        let count =
+            item.virtual_quantity.and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0);
+        let count =
+            count.ok_or_else(|| Error::usage("the descriptor does not say how many CPUs there are"))?;
+        let cores = item.cores_per_socket.filter(|cores| *cores > 0 && count % cores == 0).unwrap_or(1);
+        self.hardware.cpu = Cpu { sockets: count / cores, cores, ..Cpu::default() };
+        Ok(())
+    }
+
+    fn disk(&mut self, item: &Item, field: String) {
+        let disk = item.disk_id().and_then(|id| self.envelope.disk(id));
+        let Some(disk) = disk else {
+            self.warn(&field, "the item is for a disk that the descriptor does not have", "nothing to do");
+            return;
+        };
+        let bus = self.bus(item);
+        self.hardware.disks.push(Disk {
+            name: disk.id.clone(),
+            kind: DiskKind::Disk,
+            bus,
+            boot_order: None,
+            serial: None,
+            claim: None,
+            capacity: Some(disk.capacity),
+            field,
+        });
+    }
+
+    /// The bus of an item's controller.
+    fn bus(&self, item: &Item) -> DiskBus {
+        let items = &self.envelope.system.hardware.items;
+        let parent = item.parent.as_deref().and_then(|id| items.iter().find(|other| other.instance_id == id));
+        match parent {
+            Some(parent) if parent.resource_type == resource::IDE => DiskBus::Ide,
+            Some(parent) if parent.resource_type == resource::STORAGE => {
+                let is_nvme = parent.resource_sub_type.as_deref().is_some_and(|kind| kind.contains("nvme"));
+                if is_nvme { DiskBus::Nvme } else { DiskBus::Sata }
+            }
+            _ => DiskBus::Scsi,
+        }
+    }
+
+    fn nic(&mut self, item: &Item, field: String) {
+        let network = item.connections.first().cloned().unwrap_or_default();
+        let model = match item.resource_sub_type.as_deref().unwrap_or_default().to_ascii_lowercase().as_str()
+        {
+            "e1000" => NicModel::E1000,
+            "e1000e" => NicModel::E1000e,
+            "vmxnet3" => NicModel::Vmxnet3,
+            "pcnet32" => NicModel::Pcnet,
+            "virtio" => NicModel::Virtio,
+            other => NicModel::Other(other.to_owned()),
+        };
+        self.hardware.nics.push(Nic {
+            name: network.clone(),
+            model,
+            mac: item.address.clone().filter(|address| address.contains([':', '-'])),
+            attachment: Attachment::Network(network),
+            boot_order: None,
+            is_connected: item.automatic_allocation.unwrap_or(true),
+            field,
+        });
+    }
+
+    fn settings(&mut self) {
+        let hardware = &self.envelope.system.hardware;
+        let is = |key: &str, value: &str| {
+            let all = hardware.config.iter().chain(&hardware.extra_config);
+            all.into_iter().any(|setting| setting.key == key && setting.value.eq_ignore_ascii_case(value))
+        };
+        if is("firmware", "efi") {
+            let secure_boot =
+                is("bootOptions.efiSecureBootEnabled", "true") || is("uefi.secureBoot.enabled", "true");
+            self.hardware.firmware = Firmware::Efi { secure_boot };
+        }
+        self.hardware.cpu.can_grow = is("cpuHotAddEnabled", "true");
+        self.hardware.cpu.is_nesting = is("nestedHVEnabled", "true");
+        self.hardware.memory_can_grow = is("memoryHotAddEnabled", "true");
+        let lost = |settings: &[ovf::Setting]| {
+            let lost = settings.iter().filter(|setting| !KNOWN_KEYS.contains(&setting.key.as_str()));
+            lost.map(|setting| setting.key.clone()).collect::<Vec<String>>().join(", ")
+        };
+        for (what, keys) in
+            [("vmw:Config", lost(&hardware.config)), ("vmw:ExtraConfig", lost(&hardware.extra_config))]
+        {
+            if !keys.is_empty() {
+                self.warn(
+                    what,
+                    format!("settings are not carried over: {keys}"),
+                    "set them after the import, if they matter",
+                );
+            }
+        }
+    }
+
+    fn warn(&mut self, field: &str, message: impl Into<String>, remedy: &str) {
+        self.warnings.push(Warning::new(field, message, remedy));
+    }
+}
+
+fn os_of(section: &ovf::OperatingSystem) -> GuestOs {
+    let named = section.vmw_os_type.as_deref();
+    let hint = [named, section.description.as_deref()].into_iter().flatten().find_map(GuestOs::from_hint);
+    let family = hint.as_ref().map_or(OsFamily::Other, |os| os.family);
+    let known = hint.unwrap_or_else(GuestOs::unknown);
+    GuestOs {
+        family,
+        cim_id: section.id,
+        vmw_os_type: named.map_or_else(|| known.vmw_os_type.clone(), str::to_owned),
+        hardware_version: known.hardware_version.max(OLDEST),
+        description: section.description.clone().unwrap_or(known.description),
+    }
+}
+
+/// Settings that are carried over, and those that say what is so anyway.
+const KNOWN_KEYS: [&str; 12] = [
+    "bootOptions.efiSecureBootEnabled",
+    "cpuHotAddEnabled",
+    "cpuHotRemoveEnabled",
+    "firmware",
+    "memoryHotAddEnabled",
+    "nestedHVEnabled",
+    "powerOpInfo.powerOffType",
+    "powerOpInfo.resetType",
+    "powerOpInfo.suspendType",
+    "tools.syncTimeWithHost",
+    "tools.toolsUpgradePolicy",
+    "uefi.secureBoot.enabled",
+];

@@ -1,0 +1,431 @@
+//! Hardware in the words of a target: the descriptor.
+
+mod advice;
+mod devices;
+
+use std::collections::BTreeMap;
+
+use vmferry_formats::ovf::{self, Envelope, Number, Setting, clean_text, resource};
+
+use super::{
+    Warning,
+    hardware::{Attachment, Firmware, GuestOs, Hardware, Nic},
+    options::{DescriptorOptions, DiskFile, TargetProfile},
+};
+use crate::error::{Error, FormatContext as _, Result};
+
+/// The description of an appliance.
+#[derive(Clone, Debug)]
+pub struct Descriptor {
+    /// The descriptor.
+    pub envelope: Envelope,
+    /// Its text, with markers for the sizes of the files and for how much of each disk has data
+    /// ([`Number::Late`], by the number of the file).
+    pub template: String,
+    /// What could not be said, the earlier warnings first. The annotation has the same.
+    pub warnings: Vec<Warning>,
+}
+
+/// Describes hardware for a target. `files` follow the descriptor in this order; `earlier` are the warnings
+/// of what made the hardware.
+///
+/// # Errors
+/// - The options name a network, an operating system or a controller that there is not.
+/// - A file is for a disk that there is not, or has a name that not every importer takes.
+/// - More disks than the target has places for.
+pub fn descriptor(
+    hardware: &Hardware,
+    options: &DescriptorOptions,
+    files: &[DiskFile],
+    earlier: &[Warning],
+) -> Result<Descriptor> {
+    let mut renderer = Renderer {
+        hardware,
+        options,
+        profile: options.target_profile,
+        os: guest_os(hardware, options)?,
+        items: Vec::new(),
+        warnings: earlier.to_vec(),
+    };
+    let disks = renderer.join(files)?;
+    let networks = renderer.networks()?;
+    renderer.processors()?;
+    renderer.storage(&disks, files)?;
+    renderer.network_cards(&networks);
+    renderer.other_devices();
+    let config = renderer.config();
+    renderer.advise_on_machine();
+
+    let name = options.name.as_deref().unwrap_or(&hardware.name);
+    let envelope = Envelope {
+        files: file_entries(files),
+        disks: disk_entries(&disks, files),
+        networks: network_entries(hardware, &networks),
+        system: ovf::VirtualSystem {
+            id: system_id(name),
+            name: Some(clean_text(name).into_owned()),
+            os: Some(renderer.os_entry()),
+            hardware: ovf::Hardware {
+                transport: None,
+                system: Some(renderer.system(name)),
+                items: std::mem::take(&mut renderer.items),
+                config,
+                extra_config: Vec::new(),
+            },
+            products: product(hardware, options),
+            annotation: Some(annotation(hardware, &renderer.warnings)),
+        },
+        unknown: Vec::new(),
+    };
+    let template = envelope.to_template().context(|| format!("cannot describe {name:?}"))?;
+    Ok(Descriptor { envelope, template, warnings: renderer.warnings })
+}
+
+/// A disk of the appliance.
+struct Placed<'a> {
+    /// The disk of the hardware; a file that belongs to none has none.
+    disk: Option<&'a super::Disk>,
+    /// Index of its file.
+    file: Option<usize>,
+}
+
+struct Renderer<'a> {
+    hardware: &'a Hardware,
+    options: &'a DescriptorOptions,
+    profile: TargetProfile,
+    os: GuestOs,
+    items: Vec<ovf::Item>,
+    warnings: Vec<Warning>,
+}
+
+impl<'a> Renderer<'a> {
+    /// Joins disks and files; disks without a file are told, but for drives that are empty.
+    fn join(&mut self, files: &[DiskFile]) -> Result<Vec<Placed<'a>>> {
+        let all = &self.hardware.disks;
+        let mut taken: Vec<Option<usize>> = vec![None; all.len()];
+        for (index, file) in files.iter().enumerate() {
+            let Some(name) = &file.disk else { continue };
+            let found = all.iter().position(|disk| disk.name == *name).ok_or_else(|| {
+                let names: Vec<&str> = all.iter().map(|disk| disk.name.as_str()).collect();
+                Error::usage(format!("there is no disk {name:?} for {}", file.file_name))
+                    .with_hint(format!("the disks are: {}", names.join(", ")))
+            })?;
+            if taken[found].replace(index).is_some() {
+                return Err(Error::usage(format!("two files are for the disk {name:?}")));
+            }
+        }
+        let mut more = Vec::new();
+        for (index, _) in files.iter().enumerate().filter(|(_, file)| file.disk.is_none()) {
+            let is_free = |at: &usize| taken[*at].is_none() && self.hardware.disks[*at].can_hold_a_file();
+            match (0..all.len()).find(is_free) {
+                Some(at) => taken[at] = Some(index),
+                None => more.push(Placed { disk: None, file: Some(index) }),
+            }
+        }
+        let mut placed = Vec::new();
+        for (disk, file) in all.iter().zip(taken) {
+            if file.is_none() && disk.can_hold_a_file() && disk.kind != super::DiskKind::Cdrom {
+                self.warn(
+                    &disk.field,
+                    format!("the disk {:?} is not in the appliance", disk.name),
+                    "add it where the appliance is imported, or export it too",
+                );
+                continue;
+            }
+            placed.push(Placed { disk: Some(disk), file });
+        }
+        placed.extend(more);
+        // The target starts from the first disk.
+        placed.sort_by_key(|placed| placed.disk.and_then(|disk| disk.boot_order).unwrap_or(u32::MAX));
+        Ok(placed)
+    }
+
+    /// The network of each card, by the names of the target.
+    fn networks(&mut self) -> Result<Vec<String>> {
+        let nics = &self.hardware.nics;
+        let known = |name: &String| nics.iter().any(|nic| nic.is_in(name));
+        if let Some(name) = self.options.network_map.keys().find(|name| !known(name)) {
+            let names: Vec<&str> = nics.iter().map(|nic| nic.name.as_str()).collect();
+            return Err(Error::usage(format!("the VM is in no network {name:?}"))
+                .with_hint(format!("its networks are: {}", names.join(", "))));
+        }
+        let mut names = Vec::new();
+        for nic in nics {
+            let mapped = self.options.network_map.iter().find(|(name, _)| nic.is_in(name));
+            if let (None, Attachment::Network(network)) = (mapped, &nic.attachment) {
+                self.warn(
+                    &nic.field,
+                    format!("the network {network:?} is one of the cluster's"),
+                    "choose a network of the target when the appliance is imported, or name it by --network-map",
+                );
+            }
+            let name = mapped.map_or_else(|| self.network_name(nic), |(_, name)| name.clone());
+            names.push(clean_text(&name).into_owned());
+        }
+        Ok(names)
+    }
+
+    /// What a network is called if nobody says it: a name that the target has, where there is one.
+    fn network_name(&self, nic: &Nic) -> String {
+        match (self.profile, &nic.attachment) {
+            (TargetProfile::Vmware, Attachment::Pod) => "VM Network".to_owned(),
+            (TargetProfile::Virtualbox, Attachment::Pod) => "NAT".to_owned(),
+            (TargetProfile::Virtualbox, Attachment::Network(_)) => "Bridged".to_owned(),
+            (_, Attachment::Pod) => nic.name.clone(),
+            (_, Attachment::Network(network)) => {
+                network.rsplit_once('/').map_or(network.as_str(), |(_, name)| name).to_owned()
+            }
+        }
+    }
+
+    fn processors(&mut self) -> Result<()> {
+        let cpu = &self.hardware.cpu;
+        let count = cpu
+            .count()
+            .filter(|count| *count > 0)
+            .ok_or_else(|| Error::usage("the VM has no sane number of CPUs"))?;
+        let per_socket = count / cpu.sockets.max(1);
+        let names_cores = self.profile != TargetProfile::Virtualbox;
+        self.add(ovf::Item {
+            allocation_units: Some("hertz * 10^6".to_owned()),
+            description: Some("Number of virtual CPUs".to_owned()),
+            element_name: format!("{count} virtual CPU(s)"),
+            resource_type: resource::CPU,
+            virtual_quantity: Some(u64::from(count)),
+            cores_per_socket: names_cores.then_some(per_socket),
+            ..ovf::Item::default()
+        });
+        // vSphere takes multiples of 4 MiB.
+        let step = if self.profile == TargetProfile::Vmware { 4 << 20 } else { 1 << 20 };
+        let memory = self.hardware.memory;
+        let rounded = memory
+            .max(1)
+            .checked_next_multiple_of(step)
+            .ok_or_else(|| Error::usage(format!("the VM has {memory} bytes of memory")))?;
+        if rounded != memory {
+            let field = self.path("domain.memory.guest", "memory");
+            self.warn(
+                &field,
+                format!("memory is rounded up from {memory} bytes to {} MiB", rounded >> 20),
+                "nothing to do",
+            );
+        }
+        self.add(ovf::Item {
+            allocation_units: Some("byte * 2^20".to_owned()),
+            description: Some("Memory size".to_owned()),
+            element_name: format!("{} MB of memory", rounded >> 20),
+            resource_type: resource::MEMORY,
+            virtual_quantity: Some(rounded >> 20),
+            ..ovf::Item::default()
+        });
+        Ok(())
+    }
+
+    /// Firmware and features, by keys that VMware has and others know.
+    fn config(&mut self) -> Vec<Setting> {
+        let hardware = self.hardware;
+        let mut settings = BTreeMap::new();
+        match hardware.firmware {
+            Firmware::Bios => {
+                settings.insert("firmware", "bios");
+            }
+            Firmware::Efi { secure_boot } => {
+                settings
+                    .insert("bootOptions.efiSecureBootEnabled", if secure_boot { "true" } else { "false" });
+                settings.insert("firmware", "efi");
+            }
+        }
+        if self.profile == TargetProfile::Vmware {
+            let flags = [
+                ("cpuHotAddEnabled", hardware.cpu.can_grow),
+                ("memoryHotAddEnabled", hardware.memory_can_grow),
+                ("nestedHVEnabled", hardware.cpu.is_nesting),
+            ];
+            settings.extend(flags.into_iter().filter(|(_, is_on)| *is_on).map(|(key, _)| (key, "true")));
+        }
+        let setting = |(key, value): (&str, &str)| Setting { key: key.to_owned(), value: value.to_owned() };
+        settings.into_iter().map(setting).collect()
+    }
+
+    fn system(&self, name: &str) -> ovf::System {
+        let tpm = if self.hardware.has_tpm { TPM_HARDWARE } else { 0 };
+        let family = match self.profile {
+            TargetProfile::Virtualbox => "virtualbox-2.2".to_owned(),
+            _ => format!("vmx-{}", self.os.hardware_version.max(super::os::OLDEST).max(tpm)),
+        };
+        ovf::System {
+            element_name: "Virtual Hardware Family".to_owned(),
+            instance_id: "0".to_owned(),
+            identifier: Some(clean_text(name).into_owned()),
+            system_type: Some(family),
+        }
+    }
+
+    fn os_entry(&self) -> ovf::OperatingSystem {
+        ovf::OperatingSystem {
+            id: self.os.cim_id,
+            version: None,
+            description: Some(clean_text(&self.os.description).into_owned()),
+            vmw_os_type: (self.profile == TargetProfile::Vmware).then(|| self.os.vmw_os_type.clone()),
+        }
+    }
+
+    /// Adds an item; its id is its number.
+    fn add(&mut self, mut item: ovf::Item) -> String {
+        let id = (self.items.len() + 1).to_string();
+        item.instance_id.clone_from(&id);
+        self.items.push(item);
+        id
+    }
+
+    fn warn(&mut self, field: &str, message: impl Into<String>, remedy: impl Into<String>) {
+        self.warnings.push(Warning::new(field, message, remedy));
+    }
+}
+
+impl super::Disk {
+    /// Whether a file can be for it.
+    fn can_hold_a_file(&self) -> bool {
+        self.claim.is_some() || self.capacity.is_some()
+    }
+}
+
+impl Nic {
+    /// Whether its network has this name, in the VM or in the cluster.
+    fn is_in(&self, name: &str) -> bool {
+        let network = match &self.attachment {
+            Attachment::Pod => "",
+            Attachment::Network(network) => network.as_str(),
+        };
+        self.name == name || network == name || network.rsplit_once('/').is_some_and(|(_, bare)| bare == name)
+    }
+}
+
+/// The operating system: what the options say, or the hardware's hint.
+fn guest_os(hardware: &Hardware, options: &DescriptorOptions) -> Result<GuestOs> {
+    let Some(wanted) = &options.os_type else {
+        return Ok(hardware.os.clone().unwrap_or_else(GuestOs::unknown));
+    };
+    let is_vmware_name = wanted.ends_with("Guest") || wanted.ends_with("Guest64");
+    let known = GuestOs::from_hint(wanted);
+    match (known, is_vmware_name && wanted.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')) {
+        (Some(os), false) => Ok(os),
+        (known, true) => {
+            Ok(GuestOs { vmw_os_type: wanted.clone(), ..known.unwrap_or_else(GuestOs::unknown) })
+        }
+        (None, false) => Err(Error::usage(format!("unknown operating system {wanted:?}")).with_hint(
+            "name it as KubeVirt's preferences do (rhel.9, ubuntu, windows.2k22), or as VMware does (rhel9_64Guest)",
+        )),
+    }
+}
+
+fn file_entries(files: &[DiskFile]) -> Vec<ovf::File> {
+    let entry = |(index, file): (usize, &DiskFile)| ovf::File {
+        id: file_id(index),
+        href: file.file_name.clone(),
+        size: Some(late(index)),
+        ..ovf::File::default()
+    };
+    files.iter().enumerate().map(entry).collect()
+}
+
+/// Disks in the order of their files, and blank ones behind them.
+fn disk_entries(disks: &[Placed<'_>], files: &[DiskFile]) -> Vec<ovf::Disk> {
+    let mut entries: Vec<(usize, ovf::Disk)> = disks
+        .iter()
+        .filter_map(|placed| {
+            let index = placed.file?;
+            let file = files.get(index).filter(|file| file.format != super::DiskFormat::Iso)?;
+            let disk = ovf::Disk {
+                id: disk_id(index),
+                capacity: file.virtual_size,
+                file_ref: Some(file_id(index)),
+                format: Some(file.format.uri().to_owned()),
+                populated_size: Some(late(index)),
+                parent_ref: None,
+            };
+            Some((index, disk))
+        })
+        .collect();
+    entries.sort_by_key(|(index, _)| *index);
+    entries.into_iter().map(|(_, disk)| disk).collect()
+}
+
+/// Each name once, with what it stands for.
+fn network_entries(hardware: &Hardware, names: &[String]) -> Vec<ovf::Network> {
+    let mut networks: Vec<ovf::Network> = Vec::new();
+    for (nic, name) in hardware.nics.iter().zip(names) {
+        if networks.iter().all(|known| known.name != *name) {
+            let description = match &nic.attachment {
+                Attachment::Pod => "The pod network".to_owned(),
+                Attachment::Network(network) => format!("The network {network}"),
+            };
+            let description = Some(clean_text(&description).into_owned());
+            networks.push(ovf::Network { name: name.clone(), description });
+        }
+    }
+    networks
+}
+
+fn product(hardware: &Hardware, options: &DescriptorOptions) -> Vec<ovf::Product> {
+    let text = |given: &Option<String>, own: &Option<String>| {
+        given.as_ref().or(own.as_ref()).map(|text| clean_text(text).into_owned())
+    };
+    let product = ovf::Product {
+        product: text(&options.product, &hardware.product),
+        vendor: text(&options.vendor, &hardware.vendor),
+        ..ovf::Product::default()
+    };
+    if product == ovf::Product::default() { Vec::new() } else { vec![product] }
+}
+
+/// Where it comes from, what it was, and what is lost. No time and no version of ours: equal VMs have equal
+/// descriptors.
+fn annotation(hardware: &Hardware, warnings: &[Warning]) -> String {
+    let mut text = String::new();
+    if let Some(origin) = &hardware.origin {
+        let platform = hardware.platform.as_ref().map_or_else(String::new, |version| format!(" ({version})"));
+        text.push_str(&format!("{origin}{platform}\n"));
+    }
+    if let Some(description) = &hardware.description {
+        text.push_str(&format!("{description}\n"));
+    }
+    for (what, value) in [
+        ("SMBIOS UUID", &hardware.uuid),
+        ("SMBIOS serial number", &hardware.serial),
+        ("Machine type", &hardware.machine),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&format!("{what}: {value}\n"));
+        }
+    }
+    if !warnings.is_empty() {
+        text.push_str("What this description does not say, or says otherwise:\n");
+        for warning in warnings {
+            text.push_str(&format!("- {warning}\n"));
+        }
+    }
+    clean_text(text.trim_end()).into_owned()
+}
+
+/// An id of what importers take in ids.
+fn system_id(name: &str) -> String {
+    let kept = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' };
+    let id: String = name.chars().take(80).map(kept).collect();
+    if id.is_empty() { "vm".to_owned() } else { id }
+}
+
+fn file_id(index: usize) -> String {
+    format!("file{}", index + 1)
+}
+
+fn disk_id(index: usize) -> String {
+    format!("vmdisk{}", index + 1)
+}
+
+fn late(index: usize) -> Number {
+    Number::Late(u32::try_from(index).unwrap_or(u32::MAX))
+}
+
+/// vTPMs came with vSphere 6.7.
+const TPM_HARDWARE: u32 = 14;

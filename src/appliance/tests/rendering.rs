@@ -1,0 +1,338 @@
+//! From hardware to descriptors and back.
+
+use super::*;
+
+fn file(name: &str, size: u64) -> DiskFile {
+    DiskFile { file_name: format!("{name}.vmdk"), virtual_size: size, ..DiskFile::default() }
+}
+
+/// Any hardware that KubeVirt may have.
+fn hardware(seed: u64) -> Hardware {
+    let mut rng = Rng::new(seed);
+    let mut below = |bound: u64| u32::try_from(rng.below(bound)).unwrap();
+    let buses = [DiskBus::Virtio, DiskBus::Sata, DiskBus::Scsi, DiskBus::Usb];
+    let models =
+        [NicModel::Virtio, NicModel::E1000, NicModel::E1000e, NicModel::Pcnet, NicModel::Other("igb".into())];
+    let hints = ["rhel.9", "windows.2k22", "debian", "linux", "nothing"];
+    let texts = ["vm", "a<b>&\"c'", "\u{1b}[2J\0", "ä\n\u{1f4be}"];
+    Hardware {
+        name: texts[below(4) as usize].into(),
+        origin: (below(2) == 0).then(|| "KubeVirt VM demo/x".into()),
+        description: (below(2) == 0).then(|| texts[below(4) as usize].into()),
+        cpu: Cpu {
+            sockets: 1 + below(4),
+            cores: 1 + below(8),
+            threads: 1 + below(2),
+            can_grow: below(2) == 0,
+            is_nesting: below(2) == 0,
+        },
+        memory: 1 + u64::from(below(1 << 30)) * 64,
+        firmware: [Firmware::Bios, Firmware::Efi { secure_boot: true }, Firmware::Efi { secure_boot: false }]
+            [below(3) as usize],
+        has_tpm: below(2) == 0,
+        has_sound: below(2) == 0,
+        os: GuestOs::from_hint(hints[below(5) as usize]),
+        disks: (0..below(20))
+            .map(|index| Disk {
+                name: format!("d{index}{}", texts[below(4) as usize]),
+                kind: [DiskKind::Disk, DiskKind::Lun, DiskKind::Cdrom][below(3) as usize],
+                bus: buses[below(4) as usize],
+                boot_order: (below(4) == 0).then(|| 1 + below(9)),
+                serial: None,
+                claim: (below(4) > 0).then(|| format!("c{index}")),
+                capacity: None,
+                field: format!("disks[{index}]"),
+            })
+            .collect(),
+        nics: (0..below(9))
+            .map(|index| Nic {
+                name: format!("n{index}{}", texts[below(4) as usize]),
+                model: models[below(5) as usize].clone(),
+                mac: (below(2) == 0).then(|| format!("02:00:00:00:00:{index:02x}")),
+                attachment: if below(2) == 0 {
+                    Attachment::Pod
+                } else {
+                    Attachment::Network(format!("ns/net{}", below(3)))
+                },
+                boot_order: None,
+                is_connected: below(3) > 0,
+                field: format!("interfaces[{index}]"),
+            })
+            .collect(),
+        ..Hardware::default()
+    }
+}
+
+proptest! {
+    /// What importers insist on (contract 4.5 to 4.8), for any hardware and every target.
+    #[test]
+    fn descriptors_are_what_importers_insist_on(seed: u64) {
+        let hardware = hardware(seed);
+        let files: Vec<DiskFile> = (0..seed % 22).map(|index| file(&format!("disk{index}"), (index + 1) << 20)).collect();
+        for &target_profile in TargetProfile::ALL {
+            let options = DescriptorOptions { target_profile, ..DescriptorOptions::default() };
+            let described = match descriptor(&hardware, &options, &files, &[]) {
+                Ok(described) => described,
+                Err(error) => {
+                    prop_assert!(error.kind() == ErrorKind::Refused && target_profile == TargetProfile::Proxmox, "{}", error);
+                    continue;
+                }
+            };
+            let envelope = &described.envelope;
+            prop_assert_eq!(descriptor(&hardware, &options, &files, &[]).unwrap().template, &*described.template);
+            let items = &envelope.system.hardware.items;
+            let ids: BTreeSet<&str> = items.iter().map(|item| item.instance_id.as_str()).collect();
+            prop_assert_eq!(ids.len(), items.len(), "instance ids are unique");
+            let mut places = BTreeSet::new();
+            for item in items {
+                for network in &item.connections {
+                    prop_assert!(envelope.networks.iter().any(|known| known.name == *network));
+                }
+                if let Some(parent) = &item.parent {
+                    let controller = items.iter().find(|other| other.instance_id == *parent).unwrap();
+                    prop_assert!(matches!(controller.resource_type, resource::IDE | resource::SCSI | resource::STORAGE));
+                    prop_assert!(places.insert((parent, item.address_on_parent.clone())), "two on one place");
+                    let is_reserved = controller.resource_type == resource::SCSI && item.address_on_parent.as_deref() == Some("7");
+                    prop_assert!(!is_reserved);
+                }
+                match item.resource_type {
+                    resource::DISK => {
+                        let disk = envelope.disk(item.disk_id().unwrap()).unwrap();
+                        prop_assert!(envelope.file(disk.file_ref.as_ref().unwrap()).is_some());
+                        prop_assert!(item.parent.is_some() && item.address_on_parent.is_some());
+                    }
+                    resource::ETHERNET => prop_assert_eq!(item.connections.len(), 1),
+                    resource::CPU => {
+                        let cores = u64::from(item.cores_per_socket.unwrap_or(1));
+                        prop_assert_eq!(item.virtual_quantity.unwrap() % cores, 0);
+                    }
+                    resource::MEMORY => {
+                        prop_assert_eq!(item.allocation_units.as_deref(), Some("byte * 2^20"));
+                        prop_assert!(item.virtual_quantity.unwrap() << 20 >= hardware.memory);
+                    }
+                    resource::OTHER => prop_assert!(item.is_optional),
+                    _ => {}
+                }
+            }
+            let disks = items.iter().filter(|item| item.resource_type == resource::DISK).count();
+            prop_assert_eq!((disks, envelope.disks.len(), envelope.files.len()), (files.len(), files.len(), files.len()));
+            prop_assert_eq!(items.iter().filter(|item| item.resource_type == resource::ETHERNET).count(), hardware.nics.len());
+            for warning in &described.warnings {
+                prop_assert!(envelope.system.annotation.as_deref().unwrap().contains(&*ovf::clean_text(&warning.to_string())));
+            }
+            for index in 0..files.len() {
+                for what in ["size", "used"] {
+                    let marker = format!("<vmferry-{what}-{index:05}>");
+                    prop_assert_eq!(described.template.matches(&marker).count(), 1);
+                }
+            }
+
+            let text = known(&described.template);
+            let (again, _) = of_ovf(&ovf::parse(text.as_bytes()).unwrap()).unwrap();
+            prop_assert_eq!(again.cpu.count(), hardware.cpu.count());
+            prop_assert_eq!(again.firmware, hardware.firmware);
+            prop_assert_eq!(again.nics.len(), hardware.nics.len());
+            prop_assert_eq!(again.disks.iter().filter(|disk| disk.capacity.is_some()).count(), files.len());
+            let options = DescriptorOptions { target_profile, ..DescriptorOptions::default() };
+            let twice = descriptor(&again, &options, &files, &[]).unwrap();
+            prop_assert_eq!(twice.envelope.disks, envelope.disks.clone(), "described again, with the same files");
+        }
+    }
+}
+
+/// The text with numbers in place of its markers.
+fn known(template: &str) -> String {
+    let mut text = String::new();
+    let mut rest = template;
+    while let Some((front, behind)) = rest.split_once("<vmferry-") {
+        text.push_str(front);
+        text.push_str("12345");
+        rest = behind.split_once('>').unwrap().1;
+    }
+    text + rest
+}
+
+fn db() -> Hardware {
+    let disk = |name: &str, bus, boot_order| Disk {
+        name: name.into(),
+        kind: DiskKind::Disk,
+        bus,
+        boot_order,
+        serial: None,
+        claim: Some(format!("db-{name}")),
+        capacity: None,
+        field: format!("spec.template.spec.domain.devices.disks[{name}]"),
+    };
+    let nic = |name: &str, attachment| Nic {
+        name: name.into(),
+        model: NicModel::Virtio,
+        mac: Some("02:00:00:00:00:01".into()),
+        attachment,
+        boot_order: None,
+        is_connected: true,
+        field: format!("spec.template.spec.domain.devices.interfaces[{name}]"),
+    };
+    Hardware {
+        name: "db".into(),
+        origin: Some("KubeVirt VM demo/db".into()),
+        memory: 1_500_000_000,
+        disks: vec![disk("data", DiskBus::Sata, None), disk("root", DiskBus::Virtio, Some(1))],
+        nics: vec![
+            nic("default", Attachment::Pod),
+            nic("storage", Attachment::Network("infra/storage".into())),
+        ],
+        ..Hardware::default()
+    }
+}
+
+fn items(described: &Descriptor, kind: u16) -> Vec<&ovf::Item> {
+    described.envelope.system.hardware.items.iter().filter(|item| item.resource_type == kind).collect()
+}
+
+#[test]
+fn files_are_joined_by_name_or_in_order_and_the_boot_disk_comes_first() {
+    let options = DescriptorOptions::default();
+    let root = DiskFile { disk: Some("root".into()), ..file("r", 1 << 20) };
+    let described =
+        descriptor(&db(), &options, &[root, file("d", 2 << 20), file("more", 3 << 20)], &[]).unwrap();
+    let disks = items(&described, resource::DISK);
+    let of: Vec<_> =
+        disks.iter().map(|item| (item.disk_id().unwrap(), item.description.as_deref())).collect();
+    assert_eq!(of, [("vmdisk1", Some("root")), ("vmdisk2", Some("data")), ("vmdisk3", None)]);
+    let ids: Vec<_> =
+        described.envelope.disks.iter().map(|disk| (disk.id.as_str(), disk.capacity >> 20)).collect();
+    assert_eq!(ids, [("vmdisk1", 1), ("vmdisk2", 2), ("vmdisk3", 3)]);
+
+    let described = descriptor(&db(), &options, &[file("d", 1 << 20)], &[]).unwrap();
+    assert!(
+        described.warnings.iter().any(|warning| warning.message.contains("\"root\" is not in the appliance"))
+    );
+    for wrong in ["nothing", "data"] {
+        let file = DiskFile { disk: Some(wrong.into()), ..file("x", 1) };
+        assert_eq!(
+            descriptor(&db(), &options, &[file.clone(), file], &[]).unwrap_err().kind(),
+            ErrorKind::Usage
+        );
+    }
+    let odd = descriptor(&db(), &options, &[file("a b", 1)], &[]).unwrap_err();
+    assert_eq!(odd.kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn drives_hold_iso_images_or_nothing() {
+    let mut hardware = db();
+    hardware.disks[0].kind = DiskKind::Cdrom;
+    let iso = DiskFile { format: DiskFormat::Iso, ..file("d", 1 << 20) };
+    let described =
+        descriptor(&hardware, &DescriptorOptions::default(), &[iso, file("r", 1 << 20)], &[]).unwrap();
+    let drives = items(&described, resource::CD);
+    assert_eq!(
+        (drives[0].file_id(), drives[0].resource_sub_type.as_deref()),
+        (Some("file1"), Some("vmware.cdrom.iso"))
+    );
+    assert_eq!(described.envelope.disks.len(), 1);
+
+    hardware.disks[0].claim = None;
+    let described = descriptor(&hardware, &DescriptorOptions::default(), &[file("r", 1 << 20)], &[]).unwrap();
+    let drives = items(&described, resource::CD);
+    assert_eq!(drives[0].resource_sub_type.as_deref(), Some("vmware.cdrom.remotepassthrough"));
+    assert!(drives[0].is_optional && drives[0].host_resources.is_empty());
+
+    hardware.disks[0].claim = Some("cd".into());
+    let files = [file("d", 1 << 20), file("r", 1 << 20)];
+    let described = descriptor(&hardware, &DescriptorOptions::default(), &files, &[]).unwrap();
+    assert_eq!((items(&described, resource::CD).len(), items(&described, resource::DISK).len()), (0, 2));
+    assert!(described.warnings.iter().any(|warning| warning.message.contains("no ISO image")));
+}
+
+#[test]
+fn options_win_over_the_profile() {
+    let options = DescriptorOptions {
+        nic_model: Some(TargetNic::Pcnet32),
+        disk_bus: Some(ControllerModel::Pvscsi),
+        network_map: [("storage".into(), "VLAN 7".into())].into(),
+        mac: MacPolicy::New,
+        os_type: Some("rhel9_64Guest".into()),
+        name: Some("other name".into()),
+        product: Some("Database".into()),
+        ..DescriptorOptions::default()
+    };
+    let described = descriptor(&db(), &options, &[file("a", 1 << 20), file("b", 1 << 20)], &[]).unwrap();
+    let nics = items(&described, resource::ETHERNET);
+    assert!(
+        nics.iter().all(|nic| nic.resource_sub_type.as_deref() == Some("PCNet32") && nic.address.is_none())
+    );
+    assert_eq!(nics[1].connections, ["VLAN 7"]);
+    assert_eq!(items(&described, resource::SCSI)[0].resource_sub_type.as_deref(), Some("VirtualSCSI"));
+    let system = &described.envelope.system;
+    assert_eq!((system.id.as_str(), system.name.as_deref()), ("other_name", Some("other name")));
+    let os = system.os.as_ref().unwrap();
+    assert_eq!((os.id, os.vmw_os_type.as_deref()), (80, Some("rhel9_64Guest")));
+    assert_eq!(system.products[0].product.as_deref(), Some("Database"));
+    assert_eq!(items(&described, resource::MEMORY)[0].virtual_quantity, Some(1432), "a multiple of 4 MiB");
+    assert!(described.warnings.iter().any(|warning| warning.field.ends_with("memory.guest")));
+
+    for (key, value) in [("infra/storage", true), ("default", true), ("nothing", false)] {
+        let options = DescriptorOptions {
+            network_map: [(key.into(), "x".into())].into(),
+            ..DescriptorOptions::default()
+        };
+        assert_eq!(descriptor(&db(), &options, &[], &[]).is_ok(), value, "{key}");
+    }
+    for (os_type, id) in
+        [("windows.11", Some(122)), ("plan9", None), ("newOs_64Guest", Some(1)), ("a<Guest", None)]
+    {
+        let options = DescriptorOptions { os_type: Some(os_type.into()), ..DescriptorOptions::default() };
+        let described = descriptor(&db(), &options, &[], &[]).ok();
+        assert_eq!(described.map(|described| described.envelope.system.os.unwrap().id), id, "{os_type}");
+    }
+}
+
+#[test]
+fn names_of_options_are_those_of_the_command_line() {
+    assert_eq!("VMware".parse::<TargetProfile>().unwrap(), TargetProfile::Vmware);
+    assert_eq!("vmxnet3".parse::<TargetNic>().unwrap(), TargetNic::Vmxnet3);
+    assert_eq!("sata".parse::<ControllerModel>().unwrap().to_string(), "sata");
+    let error = "qemu".parse::<TargetProfile>().unwrap_err();
+    assert!(error.to_string().contains("vmware, virtualbox, proxmox, generic"), "{error}");
+}
+
+#[test]
+fn a_foreign_descriptor_is_described_anew_and_what_is_dropped_is_told() {
+    let mut envelope =
+        descriptor(&db(), &DescriptorOptions::default(), &[file("a", 1 << 30), file("b", 1 << 20)], &[])
+            .unwrap()
+            .envelope;
+    let hardware = &mut envelope.system.hardware;
+    let usb = |id: &str, kind| ovf::Item {
+        instance_id: id.into(),
+        element_name: "USB".into(),
+        resource_type: kind,
+        ..ovf::Item::default()
+    };
+    hardware.items.extend([usb("90", resource::USB), usb("91", resource::GRAPHICS)]);
+    hardware.items.push(ovf::Item { bound: Some("max".into()), ..usb("92", resource::CPU) });
+    hardware.extra_config = vec![ovf::Setting { key: "svga.x".into(), value: "1".into() }];
+    envelope.unknown = vec!["VirtualSystem/EulaSection".into()];
+    let (hardware, warnings) = of_ovf(&envelope).unwrap();
+    assert_eq!(fields(&warnings), ["Item[90]", "Item[92]", "vmw:ExtraConfig", "VirtualSystem/EulaSection"]);
+    assert_eq!((hardware.name.as_str(), hardware.memory), ("db", 1432 << 20));
+    assert_eq!(hardware.disks[0].bus, DiskBus::Scsi);
+    assert_eq!(hardware.nics[1].name, "storage");
+    assert_eq!(hardware.nics[1].mac.as_deref(), Some("02:00:00:00:00:01"));
+    let described = descriptor(
+        &hardware,
+        &DescriptorOptions::default(),
+        &[file("x", 5 << 20), file("y", 6 << 20)],
+        &warnings,
+    )
+    .unwrap();
+    assert_eq!(described.envelope.disks[1].capacity, 6 << 20);
+    assert!(
+        fields(&described.warnings).iter().all(|field| !field.contains("spec.template")),
+        "no fields of KubeVirt's"
+    );
+
+    envelope.system.hardware.items.retain(|item| item.resource_type != resource::MEMORY);
+    assert_eq!(of_ovf(&envelope).unwrap_err().kind(), ErrorKind::Usage);
+}
