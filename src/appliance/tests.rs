@@ -166,6 +166,32 @@ fn variants(value: &Value) -> Vec<Value> {
     }
 }
 
+/// The table for people is the one that is used.
+#[test]
+fn the_document_has_every_field_in_its_place() {
+    let document = include_str!("../../docs/appliance.md");
+    let section = |title: &str| {
+        let behind = document.split_once(&format!("\n## {title}\n")).unwrap().1;
+        behind.split_once("\n## ").unwrap().0
+    };
+    let (mapped, lost, harmless) =
+        (section("What is carried over"), section("What is lost"), section("What makes no difference"));
+    for (field, rule) in OUTER_RULES.iter().chain(RULES) {
+        let name = format!("`{field}`");
+        let sections = [mapped, lost, harmless].map(|section| section.contains(&name));
+        let expected = match rule {
+            Rule::Mapped => [true, false, false],
+            Rule::Lost(message, remedy) => {
+                let row = lost.lines().find(|line| line.contains(&name)).unwrap_or_default();
+                assert!(row.ends_with(&format!("| {message} | {remedy} |")), "{field}: {row}");
+                [false, true, false]
+            }
+            Rule::Harmless => [false, false, true],
+        };
+        assert_eq!(sections, expected, "{field}");
+    }
+}
+
 fn small_vm() -> Value {
     json!({
         "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "web", "namespace": "ns1"},
