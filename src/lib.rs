@@ -19,8 +19,8 @@ mod tls;
 
 #[cfg(feature = "kubevirt")]
 pub use crate::export::{
-    Export, ExportBuilder, ExportEvent, ExportOf, ExportOptions, ExportPlan, ExportReport, ExportTarget,
-    PlannedOutput, SourceChoice, VolumeRecord,
+    ApplianceOptions, ApplianceRecord, Export, ExportBuilder, ExportEvent, ExportOf, ExportOptions,
+    ExportPlan, ExportReport, ExportTarget, Packaging, PlannedOutput, SourceChoice, VolumeRecord,
 };
 pub use crate::{
     conversion::{

@@ -61,10 +61,12 @@ impl Export {
             })?;
             output::write_whole(&directory.join(DESCRIPTION), text.as_bytes())?;
         }
-        let sums: String = run
-            .volumes
-            .iter()
-            .filter_map(|volume| Some(format!("{}  {}\n", volume.sha256.as_ref()?, volume.file)))
+        let files = run.volumes.iter().filter(|volume| volume.archive.is_none());
+        let files = files.map(|volume| (volume.sha256.as_ref(), &volume.file));
+        let archive = run.appliance.as_ref().map(|appliance| (appliance.sha256.as_ref(), &appliance.file));
+        let sums: String = files
+            .chain(archive)
+            .filter_map(|(sha256, file)| Some(format!("{}  {file}\n", sha256?)))
             .collect();
         if !sums.is_empty() {
             output::write_whole(&directory.join(SUMS), sums.as_bytes())?;
@@ -87,6 +89,7 @@ impl Export {
             consistency: prepared.consistency.name(),
             description: description.map(|_| DESCRIPTION),
             volumes: &run.volumes,
+            appliance: run.appliance.as_ref(),
             left_out: prepared
                 .volumes
                 .left_out

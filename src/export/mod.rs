@@ -1,5 +1,6 @@
 //! A VM out of a cluster: [`Export`].
 
+mod appliance;
 mod beside;
 mod builder;
 mod end;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use vmferry_formats::WriterSpec;
 
 pub use self::{
+    appliance::{ApplianceOptions, ApplianceRecord, Packaging},
     builder::ExportBuilder,
     prepare::{ExportPlan, PlannedOutput},
     record::{ExportReport, VolumeRecord},
@@ -79,7 +81,7 @@ impl SourceChoice {
 pub enum ExportTarget {
     /// `DIRECTORY/<vm>/<volume>.<extension>`, with the VM's description and a record of the export.
     Directory(PathBuf),
-    /// One volume into this file.
+    /// One volume, or an OVA of all of them, into this file.
     File(PathBuf),
     /// One volume to standard output.
     Stdout,
@@ -110,6 +112,8 @@ pub struct ExportOptions {
     pub service_url: Option<url::Url>,
     /// How each volume is converted.
     pub conversion: ConversionOptions,
+    /// An appliance of all volumes instead of an image for each.
+    pub appliance: Option<ApplianceOptions>,
 }
 
 impl Default for ExportOptions {
@@ -126,6 +130,7 @@ impl Default for ExportOptions {
             reach: Reach::default(),
             service_url: None,
             conversion: ConversionOptions::default(),
+            appliance: None,
         }
     }
 }

@@ -10,13 +10,23 @@ use std::{
 
 use vmferry_formats::Format;
 
-use super::ExportTarget;
+use super::{ExportTarget, Packaging};
 use crate::{
     conversion::{ConversionOptions, Target},
     error::{Error, Result},
     kubevirt::{PlannedVolume, file_name},
+    pack::PackTarget,
     pipeline::target::TargetPaths,
 };
+
+/// What the outputs look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// An appliance with images of this format.
+    Appliance(Packaging, Format),
+    /// An image of this format for each volume.
+    Images(Format),
+}
 
 /// Where things go.
 #[derive(Clone, Debug)]
@@ -73,7 +83,11 @@ impl Places {
     ///
     /// # Errors
     /// There are several, and only one place.
-    pub(super) fn outputs(&self, volumes: &[PlannedVolume], format: Format) -> Result<Vec<Target>> {
+    pub(super) fn outputs(&self, volumes: &[PlannedVolume], form: Form) -> Result<Vec<Target>> {
+        let format = match form {
+            Form::Images(format) => format,
+            Form::Appliance(packaging, format) => return self.parts(volumes, packaging, format),
+        };
         let single = |target: Target| match volumes {
             [_] => Ok(vec![target]),
             several => {
@@ -102,6 +116,52 @@ impl Places {
                 Ok(volumes.iter().map(path).collect())
             }
         }
+    }
+
+    /// The place of an appliance, and what its files are called.
+    ///
+    /// # Errors
+    /// It cannot be there.
+    pub(super) fn appliance(&self, packaging: Packaging) -> Result<(PackTarget, String)> {
+        // Room for what stands behind it in the names of files, of which archives take 99 bytes.
+        let short = |base: &str| base.chars().take(MAX_BASE_LEN).collect::<String>();
+        match (packaging, &self.target) {
+            (_, ExportTarget::Directory(_)) => {
+                let directory = self.directory.clone().unwrap_or_default();
+                let base =
+                    directory.file_name().map_or_else(String::new, |name| short(&name.to_string_lossy()));
+                let target = match packaging {
+                    Packaging::Ova => PackTarget::Archive(directory.join(format!("{base}.ova"))),
+                    Packaging::Ovf => PackTarget::Directory(directory),
+                };
+                Ok((target, base))
+            }
+            (Packaging::Ova, ExportTarget::File(file)) => {
+                let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+                Ok((PackTarget::Archive(file.clone()), short(&file_name(&stem))))
+            }
+            (Packaging::Ova, ExportTarget::Stdout) => Err(Error::refused(
+                "an OVA cannot be written to a pipe: its descriptor and the headers of its disks come late",
+            )
+            .with_hint("name a file or a directory as output")),
+            (Packaging::Ovf, _) => {
+                Err(Error::usage("an OVF appliance is several files").with_hint("name a directory as output"))
+            }
+        }
+    }
+
+    /// The files that the volumes go into as parts of an appliance.
+    fn parts(&self, volumes: &[PlannedVolume], packaging: Packaging, format: Format) -> Result<Vec<Target>> {
+        let (target, base) = self.appliance(packaging)?;
+        let numbers = (1..).zip(volumes).map(|(number, _)| number);
+        Ok(numbers
+            .map(|number| match &target {
+                PackTarget::Archive(path) => Target::Path(path.clone()),
+                PackTarget::Directory(directory) => {
+                    Target::Path(directory.join(format!("{base}-disk{number}.{}", format.name())))
+                }
+            })
+            .collect())
     }
 
     /// Makes the directory.
@@ -174,6 +234,20 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|error| Error::io("write", path, error))
 }
 
+/// An output as records call it: by its name beside them.
+pub(super) fn shown(places: &Places, target: &Target) -> String {
+    match (places.directory(), target) {
+        (Some(_), Target::Path(path)) => {
+            path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+        }
+        (None, Target::Path(path)) => path.display().to_string(),
+        (_, Target::Stdout) => "-".to_owned(),
+    }
+}
+
+/// Letters of what the files of an appliance are called.
+const MAX_BASE_LEN: usize = 80;
+
 /// The state of a run in its directory.
 const STATE_FILE: &str = ".vmferry-run";
 
@@ -188,8 +262,9 @@ mod tests {
     #[test]
     fn outputs_stay_in_the_directory_and_apart() {
         let places = Places::new(&ExportTarget::Directory("out".into()), "../evil");
-        let outputs =
-            places.outputs(&volumes(&["root", "../../etc/x", "a/b", "a_b"]), Format::Qcow2).unwrap();
+        let outputs = places
+            .outputs(&volumes(&["root", "../../etc/x", "a/b", "a_b"]), Form::Images(Format::Qcow2))
+            .unwrap();
         let expected = ["root.qcow2", "_.._etc_x.qcow2", "a_b.qcow2", "a_b-2.qcow2"]
             .map(|name| Target::Path(PathBuf::from("out/_evil").join(name)));
         assert_eq!(outputs, expected);
@@ -200,8 +275,8 @@ mod tests {
     fn one_output_takes_one_volume() {
         for target in [ExportTarget::File("x.raw".into()), ExportTarget::Stdout] {
             let places = Places::new(&target, "db");
-            assert_eq!(places.outputs(&volumes(&["root"]), Format::Raw).unwrap().len(), 1);
-            let error = places.outputs(&volumes(&["root", "data"]), Format::Raw).unwrap_err();
+            assert_eq!(places.outputs(&volumes(&["root"]), Form::Images(Format::Raw)).unwrap().len(), 1);
+            let error = places.outputs(&volumes(&["root", "data"]), Form::Images(Format::Raw)).unwrap_err();
             assert!(error.hint().unwrap().contains("root, data"), "{error}");
         }
     }

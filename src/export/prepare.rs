@@ -105,7 +105,7 @@ impl Export {
         };
         found.volumes = found.volumes.select(&self.options.volumes)?;
         let mut volumes = Vec::new();
-        let outputs = places.outputs(&found.volumes.volumes, self.spec.format())?;
+        let outputs = places.outputs(&found.volumes.volumes, self.form())?;
         for (volume, output) in found.volumes.volumes.iter().zip(outputs) {
             let size = self.cluster.claim_size(&volume.claim).await?;
             if size.is_none()

@@ -3,10 +3,13 @@
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use vmferry_formats::ova::ManifestHash;
 
+use super::ApplianceRecord;
 use crate::{
     conversion::ConversionReport,
     kubevirt::{Consistency, LeftOut, PlannedVolume},
+    pack::{PackReport, PackedDisk},
     pipeline::manifest::Manifest,
 };
 
@@ -19,6 +22,9 @@ pub struct VolumeRecord {
     pub claim: String,
     /// The output, as it is called beside the record, or where it is if there is no record.
     pub file: String,
+    /// The archive that the file is in, called likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
     /// Format written.
     pub format: String,
     /// Bytes of the disk.
@@ -47,6 +53,7 @@ impl VolumeRecord {
             volume: volume.name.clone(),
             claim: volume.claim.clone(),
             file,
+            archive: None,
             format: manifest.head.format.clone(),
             virtual_size: manifest.head.virtual_size,
             output_size: manifest.tail.output_size,
@@ -62,12 +69,38 @@ impl VolumeRecord {
             volume: volume.name.clone(),
             claim: volume.claim.clone(),
             file,
+            archive: None,
             format: report.format.name().to_owned(),
             virtual_size: report.virtual_size,
             output_size: report.output_size,
             digest_algorithm: report.digest.map(|digest| digest.algorithm.name().to_owned()),
             digest: report.digest.map(|digest| digest.tree.to_string()),
             sha256: report.file_sha256.map(|digest| digest.to_string()),
+            verified: report.verified,
+        }
+    }
+}
+
+impl VolumeRecord {
+    /// Of a volume whose image is a part of an appliance.
+    pub(super) fn packed(
+        volume: &PlannedVolume,
+        archive: Option<String>,
+        disk: &PackedDisk,
+        report: &PackReport,
+    ) -> Self {
+        let is_sha256 = report.manifest_hash == ManifestHash::Sha256;
+        Self {
+            volume: volume.name.clone(),
+            claim: volume.claim.clone(),
+            file: disk.file.clone(),
+            archive,
+            format: disk.format.name().to_owned(),
+            virtual_size: disk.virtual_size,
+            output_size: disk.file_size,
+            digest_algorithm: disk.digest.map(|digest| digest.algorithm.name().to_owned()),
+            digest: disk.digest.map(|digest| digest.tree.to_string()),
+            sha256: is_sha256.then(|| disk.file_hash.to_string()),
             verified: report.verified,
         }
     }
@@ -90,6 +123,8 @@ pub struct ExportReport {
     pub way: Option<&'static str>,
     /// The volumes, in the order of the VM.
     pub volumes: Vec<VolumeRecord>,
+    /// The appliance that they are parts of.
+    pub appliance: Option<ApplianceRecord>,
     /// Volumes that were left out.
     pub left_out: Vec<LeftOut>,
     /// Bytes taken from the exporter by this run.
@@ -114,6 +149,8 @@ pub(super) struct ExportRecord<'a> {
     pub(super) consistency: &'static str,
     pub(super) description: Option<&'static str>,
     pub(super) volumes: &'a [VolumeRecord],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) appliance: Option<&'a ApplianceRecord>,
     pub(super) left_out: Vec<LeftOutRecord<'a>>,
 }
 

@@ -5,9 +5,9 @@ use std::{fs, sync::Arc, time::Instant};
 use serde_json::Value;
 
 use super::{
-    Export, ExportEvent, ExportReport, VolumeRecord,
+    ApplianceRecord, Export, ExportEvent, ExportReport, VolumeRecord,
     beside::{DESCRIPTION, RECORD, SUMS},
-    output::{self, Places},
+    output::{self, Places, shown},
     prepare::{Means, Prepared},
     state::{self, Found, RunState},
 };
@@ -39,6 +39,7 @@ pub(super) struct Run {
     pub(super) way: Option<&'static str>,
     pub(super) consistency: Option<Consistency>,
     pub(super) volumes: Vec<VolumeRecord>,
+    pub(super) appliance: Option<ApplianceRecord>,
     pub(super) left_out: Vec<LeftOut>,
     pub(super) warnings: Vec<String>,
 }
@@ -69,6 +70,7 @@ impl Export {
                     consistency: run.consistency.unwrap_or(Consistency::Unknown),
                     way: run.way,
                     volumes: run.volumes,
+                    appliance: run.appliance,
                     left_out: run.left_out,
                     bytes_read: run.bytes_read,
                     elapsed: started.elapsed(),
@@ -123,7 +125,7 @@ impl Export {
     /// Everything but the end; tells what was exported.
     async fn work(&self, places: &Places, run: &mut Run) -> Result<String> {
         let mut prepared = self.uncancelled(self.prepare(run.state.as_ref())).await?;
-        let outputs = places.outputs(&prepared.volumes.volumes, self.spec.format())?;
+        let outputs = places.outputs(&prepared.volumes.volumes, self.form())?;
         self.check_outputs(places, run, &prepared, &outputs)?;
         self.uncancelled(demand(&self.cluster, &prepared.rights)).await?;
         if let Means::Through(vm) = prepared.means.clone() {
@@ -134,7 +136,14 @@ impl Export {
         }
         run.consistency = Some(prepared.consistency);
         let description = self.uncancelled(self.description(&prepared, run)).await?;
-        let session_source = self.convert_all(places, run, &mut prepared, &outputs).await?;
+        let session_source = self.session_source(&prepared).await?;
+        match &self.options.appliance {
+            Some(options) => {
+                let description = description.as_ref();
+                self.pack_all(options, places, run, &mut prepared, description, &session_source).await?;
+            }
+            None => self.convert_all(places, run, &mut prepared, &outputs, &session_source).await?,
+        }
         run.left_out.clone_from(&prepared.volumes.left_out);
         if let Some(directory) = places.directory() {
             self.describe(directory, run, &prepared, description.as_ref(), &session_source).await?;
@@ -150,7 +159,8 @@ impl Export {
         outputs: &[Target],
     ) -> Result<()> {
         let options = &self.options.conversion;
-        if options.journal.is_some() && outputs.len() > 1 {
+        let several = outputs.iter().any(|output| Some(output) != outputs.first());
+        if options.journal.is_some() && several {
             return Err(Error::usage("--journal names one file, and several volumes are exported")
                 .with_hint("leave it out: each volume has a journal beside it"));
         }
@@ -202,7 +212,7 @@ impl Export {
     }
 
     /// Whether what stands under an output's name is what this run, and no other, has completed there.
-    fn is_ours(&self, run: &Run, volume: &PlannedVolume, target: &Target) -> bool {
+    pub(super) fn is_ours(&self, run: &Run, volume: &PlannedVolume, target: &Target) -> bool {
         let (Target::Path(path), Some(state)) = (target, &run.state) else { return false };
         let options = &self.options.conversion;
         // With --force there may have been something before.
@@ -249,17 +259,8 @@ impl Export {
         run: &mut Run,
         prepared: &mut Prepared,
         outputs: &[Target],
-    ) -> Result<ExportSource> {
-        let source = match &prepared.means {
-            Means::Direct(source) => source.clone(),
-            Means::Through(_) => {
-                let snapshot = prepared.snapshot.as_ref().map(|snapshot| snapshot.name.clone());
-                ExportSource::Snapshot(
-                    snapshot.ok_or_else(|| Error::failed("there is no snapshot; this is a bug"))?,
-                )
-            }
-            Means::Follow(name) => self.uncancelled(self.cluster.source_of_export(name)).await?.0,
-        };
+        source: &ExportSource,
+    ) -> Result<()> {
         let planned = prepared.volumes.volumes.clone();
         let count = planned.len();
         for (index, (volume, target)) in planned.iter().zip(outputs).enumerate() {
@@ -269,7 +270,7 @@ impl Export {
             }
             let session = match run.session.clone() {
                 Some(session) => session,
-                None => self.reach(run, prepared, &source, &volume.claim).await?,
+                None => self.reach(run, prepared, source, &volume.claim).await?,
             };
             let links: Arc<dyn Links> = Arc::new(self.uncancelled(session.links(&volume.claim)).await?);
             let conversion =
@@ -300,11 +301,27 @@ impl Export {
             }
             run.volumes.push(record);
         }
-        Ok(source)
+        Ok(())
+    }
+
+    /// What the export in the cluster is of.
+    async fn session_source(&self, prepared: &Prepared) -> Result<ExportSource> {
+        match &prepared.means {
+            Means::Direct(source) => Ok(source.clone()),
+            Means::Through(_) => {
+                let snapshot = prepared.snapshot.as_ref().map(|snapshot| snapshot.name.clone());
+                snapshot
+                    .map(ExportSource::Snapshot)
+                    .ok_or_else(|| Error::failed("there is no snapshot; this is a bug"))
+            }
+            Means::Follow(name) => {
+                self.uncancelled(self.cluster.source_of_export(name)).await.map(|(source, _)| source)
+            }
+        }
     }
 
     /// Makes or follows the export and finds a way to it.
-    async fn reach(
+    pub(super) async fn reach(
         &self,
         run: &mut Run,
         prepared: &mut Prepared,
@@ -353,16 +370,5 @@ impl Export {
             Some(result) => result,
             None => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
         }
-    }
-}
-
-/// An output as records call it: by its name beside them.
-fn shown(places: &Places, target: &Target) -> String {
-    match (places.directory(), target) {
-        (Some(_), Target::Path(path)) => {
-            path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
-        }
-        (None, Target::Path(path)) => path.display().to_string(),
-        (_, Target::Stdout) => "-".to_owned(),
     }
 }

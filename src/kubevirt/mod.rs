@@ -52,7 +52,7 @@ pub(crate) use self::{
     access::{TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, TO_STOP, demand},
     session::Teller,
     snapshot::{Making, no_agent},
-    time::now,
+    time::{now, seconds},
 };
 
 /// The label by which everything that is made here is found again.

@@ -22,6 +22,11 @@ pub(super) fn until(time: &str) -> Option<Duration> {
     Some(Duration::try_from(ahead).unwrap_or_default())
 }
 
+/// A time in seconds since 1970; `None` if it is no time, or an earlier one.
+pub(crate) fn seconds(time: &str) -> Option<u64> {
+    u64::try_from(time.parse::<Timestamp>().ok()?.as_second()).ok()
+}
+
 /// Now, in RFC 3339.
 pub(crate) fn now() -> String {
     Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default().to_string()
@@ -45,6 +50,7 @@ mod tests {
         assert!(since("2001-01-01T00:00:00Z").unwrap() > Duration::from_secs(20 * 365 * 86400));
         assert_eq!(since("2999-01-01T00:00:00Z"), Some(Duration::ZERO));
         assert_eq!((since("yesterday"), until("")), (None, None));
+        assert_eq!((seconds("1970-01-02T00:00:01Z"), seconds("then")), (Some(86_401), None));
         assert!(now().ends_with('Z') && since(&now()).unwrap() < Duration::from_secs(5));
     }
 }

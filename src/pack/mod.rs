@@ -215,7 +215,8 @@ impl Pack {
         let mut disks = Vec::new();
         for (index, disk) in self.disks.iter().enumerate() {
             let options = self.source_options(disk);
-            let opening = disk.source.open(&options, from_middle);
+            // Only the first is read from here on: for the others it is enough to see what they are.
+            let opening = disk.source.open(&options, from_middle || index > 0);
             let opened = Box::pin(self.means().unless_cancelled(opening)).await?;
             let name = self.names.disks[index].clone();
             let mut found = JobDisk::new(&disk.source, options, self.disk_spec(index), name.clone(), opened);

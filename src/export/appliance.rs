@@ -1,0 +1,342 @@
+//! All volumes of a VM as one appliance, described as the VM is.
+
+use std::{path::PathBuf, sync::Arc};
+
+use serde::Serialize;
+use serde_json::Value;
+use vmferry_formats::ova::ManifestHash;
+
+use super::{
+    Export, ExportEvent, VolumeRecord,
+    output::{Form, Places, shown},
+    prepare::Prepared,
+    run::Run,
+};
+use crate::{
+    appliance::{DescriptorOptions, DiskFile, Hardware, Warning, descriptor, of_vm},
+    conversion::{ConversionOptions, ConversionSource, ResumePolicy, Target, size_of},
+    error::{Error, ErrorKind, Result},
+    kubevirt::{ExportSource, PlannedVolume, Session, seconds},
+    pack::{Pack, PackDisk, PackEvent, PackOptions, PackReport, PackTarget, Signer},
+    source::{Links, Transfer},
+};
+
+/// An appliance instead of images by themselves.
+#[derive(Clone, Debug, Default)]
+pub struct ApplianceOptions {
+    /// One file or a directory.
+    pub packaging: Packaging,
+    /// How the VM is described.
+    pub descriptor: DescriptorOptions,
+    /// Hash function of the manifest (`.mf`).
+    pub manifest_hash: ManifestHash,
+    /// Signs the manifest (`.cert`).
+    pub signer: Option<Signer>,
+    /// Modification time of everything in an OVA, in seconds since 1970; `None` = when the VM or the
+    /// snapshot was made.
+    pub mtime: Option<u64>,
+}
+
+/// What an appliance looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packaging {
+    /// One file, an OVA.
+    #[default]
+    Ova,
+    /// A directory with each file by itself.
+    Ovf,
+}
+
+impl Packaging {
+    /// Its name on the command line, which is also the extension of what is named after the VM.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ova => "ova",
+            Self::Ovf => "ovf",
+        }
+    }
+}
+
+/// What became of the appliance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ApplianceRecord {
+    /// The OVA or the descriptor, as it is called beside the record, or where it is if there is no record.
+    pub file: String,
+    /// `ova` or `ovf`.
+    pub format: &'static str,
+    /// Whom it is described for.
+    pub target_profile: &'static str,
+    /// Length of the OVA, or of all files of the appliance, in bytes.
+    pub size: u64,
+    /// SHA-256 of the OVA, if asked for.
+    pub sha256: Option<String>,
+    /// Hash function of the manifest (`.mf`).
+    pub manifest_hash: &'static str,
+    /// Whether the manifest is signed.
+    pub signed: bool,
+    /// What of the VM could not be described, or is described otherwise.
+    pub warnings: Vec<Warning>,
+}
+
+/// What an appliance is made of.
+struct Parts {
+    target: PackTarget,
+    /// What its files are called.
+    base: String,
+    /// The descriptor, with markers for late numbers.
+    template: String,
+    /// Names of the images; the usual ones if there are none.
+    names: Vec<String>,
+    mtime: u64,
+    warnings: Vec<Warning>,
+}
+
+impl Export {
+    /// Exports all volumes as one appliance.
+    pub(super) async fn pack_all(
+        &self,
+        options: &ApplianceOptions,
+        places: &Places,
+        run: &mut Run,
+        prepared: &mut Prepared,
+        description: Option<&Value>,
+        source: &ExportSource,
+    ) -> Result<()> {
+        let planned = prepared.volumes.volumes.clone();
+        let [first, ..] = &planned[..] else {
+            return Err(Error::refused(
+                "the VM has no disk that can be exported, and an appliance needs one",
+            ));
+        };
+        let vm = description.ok_or_else(|| {
+            Error::usage("an appliance describes a VM, and there is none here")
+                .with_hint("name the VM or a snapshot of it, or export the volume by itself with -O vmdk")
+        })?;
+        // What cannot be described is told before anything is moved.
+        let (hardware, warnings) = of_vm(vm)?;
+        let outputs = places.outputs(&planned, self.form())?;
+        if let Some(records) = self.packed_before(places, run, &planned) {
+            run.volumes = records;
+            run.appliance = Some(self.record_of_earlier(options, places, warnings)?);
+            return Ok(());
+        }
+        let session = self.reach(run, prepared, source, &first.claim).await?;
+        let links = self.all_links(&session, &planned).await?;
+        let parts = self.parts(options, places, prepared, (&hardware, &warnings), &planned, &links).await?;
+        let is_ours = outputs.first().is_some_and(|output| self.is_ours(run, first, output));
+        let pack = self.pack(options, &parts, links, is_ours, &planned)?;
+        for volume in &planned {
+            if let Some(state) = &mut run.state {
+                state.remember_begun(&volume.claim)?;
+                run.begun = true;
+            }
+        }
+        let report = pack.run().await?;
+        run.bytes_read += report.bytes_read;
+        run.warnings.extend(report.warnings.iter().cloned());
+        run.warnings.extend(parts.warnings.iter().map(ToString::to_string));
+        let archive = match &parts.target {
+            PackTarget::Archive(path) => Some(shown(places, &Target::Path(path.clone()))),
+            PackTarget::Directory(_) => None,
+        };
+        for (volume, disk) in planned.iter().zip(&report.disks) {
+            let record = VolumeRecord::packed(volume, archive.clone(), disk, &report);
+            if let Some(state) = &mut run.state {
+                state.remember(&record)?;
+            }
+            run.volumes.push(record);
+        }
+        let file = archive.unwrap_or_else(|| report.descriptor.clone());
+        run.appliance = Some(record(options, file, &report, parts.warnings));
+        Ok(())
+    }
+
+    /// The links of all volumes, in their order.
+    async fn all_links(
+        &self,
+        session: &Arc<Session>,
+        planned: &[PlannedVolume],
+    ) -> Result<Vec<Arc<dyn Links>>> {
+        let mut links: Vec<Arc<dyn Links>> = Vec::new();
+        for volume in planned {
+            links.push(Arc::new(self.uncancelled(session.links(&volume.claim)).await?));
+        }
+        Ok(links)
+    }
+
+    /// The descriptor, or that of an earlier run that is taken up, whatever the VM looks like by now.
+    async fn parts(
+        &self,
+        options: &ApplianceOptions,
+        places: &Places,
+        prepared: &Prepared,
+        (hardware, warnings): (&Hardware, &[Warning]),
+        planned: &[PlannedVolume],
+        links: &[Arc<dyn Links>],
+    ) -> Result<Parts> {
+        let (target, base) = places.appliance(options.packaging)?;
+        let mut files = Vec::new();
+        for ((volume, links), number) in planned.iter().zip(links).zip(1..) {
+            files.push(DiskFile {
+                disk: hardware.disks.iter().any(|disk| disk.name == volume.name).then(|| volume.name.clone()),
+                file_name: format!("{base}-disk{number}.{}", self.spec.format().name()),
+                virtual_size: self.disk_size(links).await?,
+                ..DiskFile::default()
+            });
+        }
+        let described = descriptor(hardware, &options.descriptor, &files, warnings)?;
+        let mut parts = Parts {
+            target,
+            base,
+            template: described.template,
+            names: files.into_iter().map(|file| file.file_name).collect(),
+            mtime: options.mtime.or_else(|| made(prepared)).unwrap_or(0),
+            warnings: described.warnings,
+        };
+        let conversion = &self.options.conversion;
+        if conversion.resume == ResumePolicy::Resume
+            && let Some(earlier) =
+                Pack::earlier(&parts.target, Some(&parts.base), conversion.journal.as_deref())?
+        {
+            parts.template = earlier.descriptor;
+            parts.names = earlier.file_names;
+            parts.base = earlier.base_name;
+            parts.mtime = earlier.mtime;
+        }
+        Ok(parts)
+    }
+
+    /// Bytes of the guest disk: what an image of it holds.
+    async fn disk_size(&self, links: &Arc<dyn Links>) -> Result<u64> {
+        let source = ConversionSource::Links(Arc::clone(links), Transfer::Raw);
+        let options = &self.options.conversion.source;
+        let opened = self.uncancelled(source.open(options, true)).await.map_err(|error| match error.kind() {
+            ErrorKind::Refused => error.with_further_hint(
+                "an OVA begins with the sizes of its disks, and only the raw link tells them; -O qcow2 needs none",
+            ),
+            _ => error,
+        })?;
+        let size = size_of(&opened.source).and_then(|size| size.checked_next_multiple_of(SECTOR_LEN));
+        size.ok_or_else(|| Error::failed(format!("the size of {} is not known", links.name())))
+    }
+
+    fn pack(
+        &self,
+        options: &ApplianceOptions,
+        parts: &Parts,
+        links: Vec<Arc<dyn Links>>,
+        is_ours: bool,
+        planned: &[PlannedVolume],
+    ) -> Result<Pack> {
+        let conversion = ConversionOptions {
+            force: self.options.conversion.force || is_ours,
+            ..self.options.conversion.clone()
+        };
+        let (listener, volumes): (_, Vec<String>) =
+            (Arc::clone(&self.listener), planned.iter().map(|volume| volume.name.clone()).collect());
+        let mut builder = Pack::builder(parts.template.clone(), parts.target.clone())
+            .base_name(parts.base.clone())
+            .spec(self.spec.clone())
+            .options(PackOptions {
+                conversion,
+                manifest_hash: options.manifest_hash,
+                mtime: parts.mtime,
+                signer: options.signer.clone(),
+            })
+            .cancel_token(self.cancel.clone())
+            .on_event(move |event| match event {
+                PackEvent::Begun { number, count, name, progress } => {
+                    let name = volumes.get(number - 1).cloned().unwrap_or(name);
+                    listener(ExportEvent::Begun { number, count, name, progress });
+                }
+                PackEvent::Ended => listener(ExportEvent::Ended),
+            });
+        for (index, links) in links.into_iter().enumerate() {
+            let disk = PackDisk::new(ConversionSource::Links(links, self.options.transfer));
+            builder = builder.disk(match parts.names.get(index) {
+                Some(name) => disk.named(name.clone()),
+                None => disk,
+            });
+        }
+        builder.build()
+    }
+
+    /// The records of an appliance that an earlier run completed.
+    fn packed_before(
+        &self,
+        places: &Places,
+        run: &Run,
+        planned: &[PlannedVolume],
+    ) -> Option<Vec<VolumeRecord>> {
+        let state = run.state.as_ref()?;
+        let record =
+            |volume: &PlannedVolume| state.done.iter().find(|record| record.claim == volume.claim).cloned();
+        let records: Vec<VolumeRecord> = planned.iter().map(record).collect::<Option<_>>()?;
+        self.appliance_file(places).ok()?.is_file().then_some(records)
+    }
+
+    fn record_of_earlier(
+        &self,
+        options: &ApplianceOptions,
+        places: &Places,
+        warnings: Vec<Warning>,
+    ) -> Result<ApplianceRecord> {
+        let path = self.appliance_file(places)?;
+        let size = std::fs::metadata(&path).map_err(|error| Error::io("look at", &path, error))?.len();
+        Ok(ApplianceRecord {
+            file: shown(places, &Target::Path(path)),
+            format: options.packaging.name(),
+            target_profile: options.descriptor.target_profile.name(),
+            size,
+            sha256: None,
+            manifest_hash: options.manifest_hash.name(),
+            signed: options.signer.is_some(),
+            warnings,
+        })
+    }
+
+    /// The OVA, or the descriptor in its directory: what has its name last.
+    fn appliance_file(&self, places: &Places) -> Result<PathBuf> {
+        let packaging = self.options.appliance.as_ref().map(|options| options.packaging).unwrap_or_default();
+        Ok(match places.appliance(packaging)? {
+            (PackTarget::Archive(path), _) => path,
+            (PackTarget::Directory(directory), base) => directory.join(format!("{base}.ovf")),
+        })
+    }
+
+    /// What the outputs look like.
+    pub(super) fn form(&self) -> Form {
+        match &self.options.appliance {
+            Some(options) => Form::Appliance(options.packaging, self.spec.format()),
+            None => Form::Images(self.spec.format()),
+        }
+    }
+}
+
+fn record(
+    options: &ApplianceOptions,
+    file: String,
+    report: &PackReport,
+    warnings: Vec<Warning>,
+) -> ApplianceRecord {
+    ApplianceRecord {
+        file,
+        format: options.packaging.name(),
+        target_profile: options.descriptor.target_profile.name(),
+        size: report.output_size,
+        sha256: report.file_sha256.map(|hash| hash.to_string()),
+        manifest_hash: report.manifest_hash.name(),
+        signed: report.signed,
+        warnings,
+    }
+}
+
+/// When the VM was as it is exported, in seconds since 1970.
+fn made(prepared: &Prepared) -> Option<u64> {
+    let taken = prepared.snapshot.as_ref().and_then(|snapshot| snapshot.taken.as_deref());
+    let created = || prepared.vm.as_ref()?["metadata"]["creationTimestamp"].as_str();
+    seconds(taken.or_else(created)?)
+}
+
+/// VMDKs hold whole sectors.
+const SECTOR_LEN: u64 = 512;
