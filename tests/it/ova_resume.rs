@@ -265,6 +265,26 @@ fn the_first_signal_suspends_and_the_same_command_goes_on() {
 }
 
 #[test]
+fn a_disk_from_a_stream_is_read_from_its_start_and_goes_on_where_it_stopped() {
+    let directory = scratch();
+    let disk = directory.path().join("a.raw");
+    make_disk(&disk, 560, 60 << 20);
+    crate::support::tool("gzip", ["-kf1", disk.to_str().unwrap()]);
+    let disks = [directory.path().join("a.raw.gz")];
+    let more = often(&["--source-size", "60MiB"]);
+    fs::create_dir(directory.path().join("reference")).unwrap();
+    let reference = directory.path().join("reference/vm.ova");
+    run(pack(&disks, &reference, &more)).expect(0);
+    let output = directory.path().join("vm.ova");
+    let journal = directory.path().join("vm.ova.partial.journal");
+    let args = pack(&disks, &output, &more);
+    assert!(start_and_kill(&args, &journal, &Moment::Checkpoints(3)), "it was faster than the kill");
+    let from = run(&args).expect(0).json()["resumed_from"]["offset"].as_u64();
+    assert!(from.is_some_and(|offset| offset > 0), "{from:?}");
+    assert!(read(&output) == read(&reference));
+}
+
+#[test]
 fn a_directory_that_was_interrupted_is_completed() {
     let directory = scratch();
     let disks = four_disks(directory.path(), 550);
