@@ -93,9 +93,7 @@ impl Tail {
     /// # Errors
     /// The key does not sign.
     pub(super) fn files(&self, descriptor: &[u8]) -> Result<Vec<(String, Bytes)>> {
-        let mut hash = file_hash(self.hash).start();
-        hash.update(descriptor);
-        let descriptor = hash.finish();
+        let descriptor = file_hash(self.hash).of(descriptor);
         let names = [&self.names.descriptor].into_iter().chain(&self.names.disks).map(String::as_str);
         let hashes = [&descriptor].into_iter().chain(&self.hashes).map(FileDigest::as_bytes);
         let text = ova::manifest(self.hash, names.zip(hashes));

@@ -78,9 +78,7 @@ impl Signer {
 
     /// SHA-256 of the certificate, hexadecimal.
     pub fn fingerprint(&self) -> String {
-        let mut hash = FileHash::Sha256.start();
-        hash.update(&self.certificate);
-        hash.finish().to_string()
+        FileHash::Sha256.of(&self.certificate).to_string()
     }
 
     /// What the operator should know.

@@ -26,6 +26,13 @@ impl FileHash {
         }
     }
 
+    /// The hash of `bytes`.
+    pub fn of(self, bytes: &[u8]) -> FileDigest {
+        let mut hash = self.start();
+        hash.update(bytes);
+        hash.finish()
+    }
+
     /// A hash of no bytes yet.
     pub(crate) fn start(self) -> RunningHash {
         match self {

@@ -106,7 +106,7 @@ impl Report for PackSummary<'_> {
                 out,
                 "Disk",
                 format_args!(
-                    "{} (from {from}), {} of {}, zero {}%",
+                    "{} (from {from}), {} for {} of disk, zero {}%",
                     disk.file,
                     Bytes(disk.file_size),
                     Bytes(size),
@@ -114,7 +114,7 @@ impl Report for PackSummary<'_> {
                 ),
             )?;
             if let Some(digest) = &disk.digest {
-                field(out, "", tree_digest(&digest.0))?;
+                field(out, "Digest", tree_digest(&digest.0))?;
             }
         }
         if let Some(ResumedFrom { disk, offset }) = self.resumed_from {
@@ -137,5 +137,83 @@ impl Report for PackSummary<'_> {
             field(out, "Verified", "yes, read back and compared")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmferry::{
+        formats::{Format, ova::ManifestHash},
+        pipeline::hash::FileHash,
+        source::SourceFormat,
+    };
+
+    use super::*;
+
+    fn report() -> PackReport {
+        PackReport {
+            output: "vm.ova".into(),
+            descriptor: "vm.ovf".into(),
+            disks: vec![PackedDisk {
+                file: "vm-disk1.vmdk".into(),
+                format: Format::Vmdk,
+                source_format: SourceFormat::Image(Format::Raw),
+                virtual_size: 8 << 30,
+                zero_bytes: 6 << 30,
+                offset: Some(2048),
+                file_size: 1 << 30,
+                file_hash: FileHash::Sha1.of(b""),
+                digest: None,
+            }],
+            output_size: (1 << 30) + 4096,
+            file_sha256: None,
+            manifest_hash: ManifestHash::Sha1,
+            signed: true,
+            bytes_read: 2 << 30,
+            bytes_written: 1 << 30,
+            resumed_from: Some((0, 4 << 20)),
+            verified: true,
+            manifest: None,
+            elapsed: Duration::from_secs(3),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn text(report: &PackReport) -> String {
+        let mut text = Vec::new();
+        PackSummary::from(report).text(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn text_has_a_line_for_each_disk() {
+        assert_eq!(
+            text(&report()),
+            "Output:        vm.ova\n\
+             Descriptor:    vm.ovf\n\
+             Disk:          vm-disk1.vmdk (from raw), 1 GiB for 8 GiB of disk, zero 75%\n\
+             Resumed at:    vm-disk1.vmdk, 4 MiB\n\
+             Hashes:        sha1, signed\n\
+             Written:       1 GiB in 3.0s\n\
+             Verified:      yes, read back and compared\n"
+        );
+        let behind = PackReport { resumed_from: Some((1, 0)), ..report() };
+        assert!(text(&behind).contains("Resumed at:    the end of the last disk\n"));
+    }
+
+    #[test]
+    fn json_has_a_stable_shape() {
+        let json = serde_json::to_string(&PackSummary::from(&report())).unwrap();
+        assert_eq!(
+            json,
+            "{\"output\":\"vm.ova\",\"descriptor\":\"vm.ovf\",\"disks\":[{\"file\":\"vm-disk1.vmdk\",\
+             \"format\":\"vmdk\",\"source_format\":\"raw\",\"virtual_size\":8589934592,\
+             \"zero_bytes\":6442450944,\"offset\":2048,\"file_size\":1073741824,\
+             \"file_hash\":\"da39a3ee5e6b4b0d3255bfef95601890afd80709\",\"digest\":null}],\
+             \"output_size\":1073745920,\"file_sha256\":null,\"manifest_algorithm\":\"sha1\",\"signed\":true,\
+             \"bytes_read\":2147483648,\"bytes_written\":1073741824,\
+             \"resumed_from\":{\"disk\":0,\"offset\":4194304},\"verified\":true,\"manifest\":null,\
+             \"elapsed_seconds\":3.0,\"warnings\":[]}"
+        );
     }
 }
