@@ -52,6 +52,11 @@ fn manifest() {
 }
 
 #[test]
+fn ova_reader() {
+    replay("ova_reader");
+}
+
+#[test]
 fn ovf_parser() {
     replay("ovf_parser");
 }

@@ -295,3 +295,33 @@ fn slice(files: &[Bytes], need: Need) -> &[u8] {
     let start = to_usize(need.offset);
     &files[need.file as usize][start..start + need.len]
 }
+
+/// A tar archive of `(name, type flag, body)`, ustar, with its end: what archives of tests begin as.
+pub fn tar(entries: &[(&str, u8, &[u8])]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for (name, flag, body) in entries {
+        let at = archive.len();
+        archive.resize(at + 512, 0);
+        let mut field = |offset: usize, bytes: &[u8]| {
+            archive[at + offset..at + offset + bytes.len()].copy_from_slice(bytes);
+        };
+        field(0, name.as_bytes());
+        field(100, b"0000644\x000000000\x000000000\0");
+        field(124, format!("{:011o}\0", body.len()).as_bytes());
+        field(136, b"00000000000\0");
+        field(156, &[*flag]);
+        field(257, b"ustar\x0000");
+        tar_checksum(&mut archive[at..]);
+        archive.extend_from_slice(body);
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    }
+    archive.resize(archive.len() + 1024, 0);
+    archive
+}
+
+/// Puts the checksum of the header block in front of `block` right.
+pub fn tar_checksum(block: &mut [u8]) {
+    block[148..156].fill(b' ');
+    let sum: u32 = block[..512].iter().map(|&byte| u32::from(byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}

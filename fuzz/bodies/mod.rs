@@ -4,12 +4,14 @@
 //! Each takes any bytes. It must not panic, loop or take more memory than its input justifies, and
 //! where the input is accepted, what comes out must agree with itself.
 
+mod archives;
 mod images;
 mod lines;
 mod ovf;
 mod streams;
 
 pub use self::{
+    archives::ova_reader,
     images::{qcow2_reader, qcow2_writer, vmdk_reader, vmdk_stream, vmdk_writer},
     lines::{journal, manifest},
     ovf::ovf_parser,
@@ -20,11 +22,12 @@ pub use self::{
 pub type Body = fn(&[u8]);
 
 /// All targets by the name of their folder in `fuzz/seeds`.
-pub const TARGETS: [(&str, Body); 10] = [
+pub const TARGETS: [(&str, Body); 11] = [
     ("detect", detect),
     ("gzip_stream", gzip_stream),
     ("journal", journal),
     ("manifest", manifest),
+    ("ova_reader", ova_reader),
     ("ovf_parser", ovf_parser),
     ("qcow2_reader", qcow2_reader),
     ("qcow2_writer", qcow2_writer),

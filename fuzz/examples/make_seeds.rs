@@ -25,7 +25,7 @@ use vmferry_formats::{
     digest::{Algorithm, ChunkHasher, TreeHasher},
     ovf,
     qcow2::Qcow2Options,
-    testkit::{Rng, write_image},
+    testkit::{Rng, tar, write_image},
     vmdk::{Subformat, VmdkOptions},
 };
 
@@ -34,6 +34,7 @@ fn main() {
     gzip_stream();
     journal();
     manifest();
+    ova_reader();
     ovf_parser();
     qcow2_reader();
     vmdk_reader();
@@ -329,6 +330,27 @@ fn ovf_parser() {
             "<o:DiskSection><o:Disk o:diskId='d' o:capacity='9' o:capacityAllocationUnits='byte * 2^40'/></o:DiskSection>",
         ),
     );
+}
+
+fn ova_reader() {
+    const OVF: &[u8] = b"<Envelope xmlns='http://schemas.dmtf.org/ovf/envelope/1'/>";
+    let put = |name: &str, entries: &[(&str, u8, &[u8])]| put("ova_reader", name, &tar(entries));
+    let manifest = format!("SHA1(x.ovf)= {}\n", "00".repeat(20));
+    put(
+        "plain",
+        &[
+            ("x.ovf", b'0', OVF),
+            ("x.mf", b'0', manifest.as_bytes()),
+            ("x.cert", b'0', b"SHA256(x.mf)= 0011\n-----BEGIN CERTIFICATE-----\n"),
+            ("x.vmdk", b'0', b"KDMV"),
+        ],
+    );
+    put("long-name", &[("././@LongLink", b'L', b"x.ovf\0"), ("x", b'0', OVF)]);
+    put("pax", &[("g", b'g', b"11 a=bcdef\n"), ("p", b'x', b"14 path=x.ovf\n"), ("x", b'0', OVF)]);
+    put("sparse", &[("p", b'x', b"22 GNU.sparse.major=1\n"), ("x.ovf", b'0', OVF)]);
+    put("link", &[("x.ovf", b'0', OVF), ("x.vmdk", b'2', b"")]);
+    put("path", &[("x.ovf", b'0', OVF), ("../x.vmdk", b'0', b"x")]);
+    put("twice", &[("x.ovf", b'0', OVF), ("X.OVF", b'0', OVF)]);
 }
 
 fn qcow2_reader() {

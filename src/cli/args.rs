@@ -10,7 +10,7 @@ use vmferry::{
         digest::Algorithm,
         vmdk::Subformat,
     },
-    source::{HttpOptions, Rate, SourceFormat, SourceOptions},
+    source::{DiskChoice, HttpOptions, Rate, SourceFormat, SourceOptions},
 };
 
 #[cfg(feature = "demo")]
@@ -231,9 +231,27 @@ impl SourceArgs {
             format: self.source_format.map(SourceFormatArg::format),
             size: self.source_size,
             allow_backing: self.allow_backing.clone(),
+            disk: None,
             http: HttpOptions { token_file: self.token_file.clone(), ..self.http.options() },
             memory: None,
         }
+    }
+}
+
+/// Which disk is read.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Source options")]
+pub(crate) struct DiskArgs {
+    /// Disk of an OVA or OVF: its number in the descriptor from 1 on, its file or its id [default: the
+    /// only one]
+    #[arg(long, value_name = "DISK")]
+    disk: Option<DiskChoice>,
+}
+
+impl DiskArgs {
+    /// `source` with the choice in it.
+    pub(crate) fn choose(&self, source: &SourceArgs) -> SourceOptions {
+        SourceOptions { disk: self.disk.clone(), ..source.options() }
     }
 }
 
@@ -264,9 +282,18 @@ pub(crate) struct ReadArgs {
     #[arg(value_name = "IMAGE")]
     pub(crate) image: String,
     #[command(flatten)]
-    pub(crate) source: SourceArgs,
+    source: SourceArgs,
+    #[command(flatten)]
+    disk: DiskArgs,
     #[command(flatten)]
     pub(crate) resources: ResourceArgs,
+}
+
+impl ReadArgs {
+    /// How the image is read.
+    pub(crate) fn source_options(&self) -> SourceOptions {
+        self.disk.choose(&self.source)
+    }
 }
 
 /// Formats of a source.

@@ -18,7 +18,7 @@ use vmferry::{
 use self::report::ConvertReport;
 use super::{
     Failure,
-    args::SourceArgs,
+    args::{DiskArgs, SourceArgs},
     output::Output,
     progress::Watch,
     refuse_terminal_input,
@@ -34,6 +34,9 @@ Examples:
   # A volume behind a URL, compressed, read back and compared after writing
   vmferry convert --token-file token --ca-file ca.crt --compression zstd --verify \\
       https://exports.example/volumes/root/disk.img root.qcow2
+
+  # The second disk of an appliance
+  vmferry convert --disk 2 vm.ova data.qcow2
 
   # A pipe: - is standard input or output, the result goes to standard error
   zstd -dc disk.raw.zst | vmferry convert -O vmdk - - | ssh store 'cat > disk.vmdk'
@@ -58,6 +61,8 @@ pub(crate) struct ConvertArgs {
     writing: WritingArgs,
     #[command(flatten)]
     reading: SourceArgs,
+    #[command(flatten)]
+    disk: DiskArgs,
 }
 
 pub(super) async fn run(args: &ConvertArgs, output: &Output) -> Result<(), Failure> {
@@ -121,7 +126,7 @@ impl Plan {
             None => format_of(&target, kind)?,
         };
         let spec = args.writing.spec(format, target == Target::Stdout)?;
-        let options = ConversionOptions { source: args.reading.options(), ..args.writing.options() };
+        let options = ConversionOptions { source: args.disk.choose(&args.reading), ..args.writing.options() };
         Ok(Self { source: args.source.clone(), target, spec, options })
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn run(args: DigestArgs, output: &Output) -> Result<(), Failure
 /// How a whole image is read.
 pub(super) fn read_options(args: &ReadArgs) -> ReadOptions {
     ReadOptions {
-        source: args.source.options(),
+        source: args.source_options(),
         workers: args.resources.workers(),
         memory: args.resources.memory,
         ..ReadOptions::default()

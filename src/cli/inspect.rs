@@ -1,14 +1,17 @@
 //! `vmferry inspect`: what can be said of an image without reading its data.
 
+mod appliance;
+
 use std::io::{self, Write};
 
 use clap::Args;
 use serde::{Serialize, Serializer};
 use vmferry::{
     formats::ImageInfo,
-    image::{self, Inspection},
+    image::{self, Inspected, Inspection},
 };
 
+use self::appliance::ApplianceReport;
 use super::{
     Failure,
     args::{ReadArgs, source_format_name},
@@ -18,7 +21,8 @@ use super::{
     units::Bytes,
 };
 
-/// Show format, size and properties of an image without reading its data
+/// Show format, size and properties of an image, or hardware, disks and files of an OVA or OVF, without
+/// reading data
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
     #[command(flatten)]
@@ -27,10 +31,13 @@ pub(crate) struct InspectArgs {
 
 pub(super) async fn run(args: InspectArgs, output: &Output) -> Result<(), Failure> {
     refuse_terminal_input(&args.read.image)?;
-    let (location, options) = (args.read.image, args.read.source.options());
+    let (options, location) = (args.read.source_options(), args.read.image);
     let work = async move { image::inspect(&location, &options).await };
-    let inspection = signals::supervise(work, Stop::AtOnce, output).await?;
-    Ok(output.report(&InspectReport::new(&inspection))?)
+    match signals::supervise(work, Stop::AtOnce, output).await? {
+        Inspected::Appliance(appliance) => output.report(&ApplianceReport::new(&appliance))?,
+        Inspected::Disk(inspection) => output.report(&InspectReport::new(&inspection))?,
+    }
+    Ok(())
 }
 
 #[derive(Serialize)]

@@ -33,7 +33,7 @@ pub(crate) struct MapArgs {
 
 pub(super) async fn run(args: MapArgs, output: &Output) -> Result<(), Failure> {
     refuse_terminal_input(&args.read.image)?;
-    let (location, options) = (args.read.image, args.read.source.options());
+    let (options, location) = (args.read.source_options(), args.read.image);
     let mut rows = output.rows();
     let work = async move {
         let result = image::map(&location, &options, |entry| rows.push(&MapRow::from(entry))).await;

@@ -385,7 +385,7 @@ impl Job<'_> {
 
 /// The error that came first: what the sources or the codecs said, unless the output had failed under
 /// them.
-pub(super) fn first_cause<T>(run: Result<T>, written: Result<u64>) -> Result<(T, u64)> {
+pub(crate) fn first_cause<T>(run: Result<T>, written: Result<u64>) -> Result<(T, u64)> {
     match (run, written) {
         (Ok(done), Ok(output_size)) => Ok((done, output_size)),
         (Err(error), Ok(_)) => Err(error),

@@ -1,5 +1,7 @@
-//! Looking at images: [`inspect`], [`map`], [`digest`], [`verify`].
+//! Looking at images: [`inspect`], [`map`], [`digest`], [`verify`]; and at whole appliances:
+//! [`inspect`] again, [`verify_appliance`].
 
+mod appliance;
 mod map;
 
 use std::{
@@ -11,7 +13,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use vmferry_formats::{ImageInfo, digest::Algorithm};
 
-pub use self::map::{MapEntry, MapKind, map};
+pub use self::{
+    appliance::{ApplianceCheck, ApplianceReport, CheckKind, CheckOutcome, verify_appliance},
+    map::{MapEntry, MapKind, map},
+};
 use crate::{
     conversion::{TreeDigest, size_of},
     error::{Error, Result},
@@ -23,7 +28,7 @@ use crate::{
         stages::{DigestStage, Tree, VerifyStage},
         target::TargetPaths,
     },
-    source::{self, Source, SourceFormat, SourceOptions},
+    source::{self, Appliance, Opened, Source, SourceFormat, SourceOptions},
 };
 
 /// What can be said of a source without reading its data.
@@ -43,12 +48,28 @@ pub struct Inspection {
     pub info: Option<ImageInfo>,
 }
 
+/// What was looked at.
+#[derive(Debug)]
+pub enum Inspected {
+    /// An OVA or OVF, of which no disk was chosen.
+    Appliance(Box<Appliance>),
+    /// A disk.
+    Disk(Inspection),
+}
+
 /// Looks at a source.
 ///
 /// # Errors
 /// It cannot be opened, or is refused.
-pub async fn inspect(location: &str, options: &SourceOptions) -> Result<Inspection> {
-    let opened = source::open(location, options).await?;
+pub async fn inspect(location: &str, options: &SourceOptions) -> Result<Inspected> {
+    let opened = if options.disk.is_some() {
+        source::open(location, options).await?
+    } else {
+        match source::open_any(location, options).await? {
+            Opened::Appliance(appliance) => return Ok(Inspected::Appliance(appliance)),
+            Opened::Disk(opened) => opened,
+        }
+    };
     let (file_size, allocated) = match &opened.source {
         Source::Random(plan) => {
             let lens = plan.stores().iter().map(|store| store.size()).sum();
@@ -56,14 +77,14 @@ pub async fn inspect(location: &str, options: &SourceOptions) -> Result<Inspecti
         }
         Source::Stream(_) => (None, None),
     };
-    Ok(Inspection {
+    Ok(Inspected::Disk(Inspection {
         virtual_size: size_of(&opened.source),
         name: opened.name,
         format: opened.format,
         file_size,
         allocated,
         info: opened.info,
-    })
+    }))
 }
 
 /// How [`digest`] and [`verify`] read.

@@ -113,7 +113,7 @@ pub(crate) fn check_partial(summary: &Summary, file: &File, paths: &TargetPaths)
 }
 
 fn what_changed(before: &SourceIdentity, now: &SourceIdentity) -> String {
-    use SourceIdentity::{Export, File, Http, Image};
+    use SourceIdentity::{Export, File, Http, Image, Part};
     match (before, now) {
         (
             Export { source, uid, generation, stopped_since, volume_uid, volume_size, volume },
@@ -169,6 +169,8 @@ fn what_changed(before: &SourceIdentity, now: &SourceIdentity) -> String {
                 },
             )
         }
+        (Part { file, .. }, Part { file: new_file, .. }) if file != new_file => what_changed(file, new_file),
+        (Part { .. }, Part { .. }) => "its place in the archive".into(),
         _ => "it is of another kind".into(),
     }
 }

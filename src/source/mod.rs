@@ -6,6 +6,7 @@
 //!
 //! Retries and reconnects live here: nobody downstream sees a broken connection.
 
+mod appliance;
 mod file;
 mod http;
 mod image;
@@ -19,12 +20,16 @@ use std::{future::Future, ops::Range, pin::Pin, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub(crate) use self::appliance::sample;
+pub(crate) use self::appliance::stated_size;
 pub(crate) use self::open::open_window;
 pub use self::{
+    appliance::{Appliance, ApplianceDisk, ApplianceFile, ApplianceKind, DiskChoice, FileRole, Obstacle},
     file::FileStore,
     http::{Broken, Endpoint, HttpOptions, HttpStore, Links, Rate, Transfer},
     image::ImagePlan,
-    open::{OpenedSource, SourceFormat, SourceOptions, open, open_links},
+    open::{Opened, OpenedSource, SourceFormat, SourceOptions, is_appliance, open, open_any, open_links},
     random::RawPlan,
     window::Window,
 };
@@ -148,6 +153,15 @@ pub enum SourceIdentity {
     Image {
         /// The image first.
         files: Vec<Self>,
+    },
+    /// A part of a file: an entry of an archive.
+    Part {
+        /// The whole.
+        file: Box<Self>,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        size: u64,
     },
 }
 

@@ -13,7 +13,8 @@ use std::{
 use vmferry_formats::{Detected, Format, HEAD_LEN, detect};
 
 use super::{
-    ByteStore, ByteStream, FileStore, HttpOptions, ImagePlan, Links, RawPlan, Source, Transfer, Window,
+    Appliance, ByteStore, ByteStream, DiskChoice, FileStore, HttpOptions, ImagePlan, Links, RawPlan, Source,
+    Transfer, Window,
     file::{head_and_tail, read_range},
     http::{self, Found, HttpInput, HttpStore},
     num::{to_u64, to_usize},
@@ -30,6 +31,8 @@ pub struct SourceOptions {
     pub size: Option<u64>,
     /// Directory in which other files that an image names may lie; `None` = refuse such images.
     pub allow_backing: Option<PathBuf>,
+    /// Which disk of an appliance is meant; `None` = its only one.
+    pub disk: Option<DiskChoice>,
     /// How URLs are fetched.
     pub http: HttpOptions,
     /// Resident memory of the process in bytes, of which a zstd stream may ask for a quarter; `None` =
@@ -78,16 +81,47 @@ pub struct OpenedSource {
     pub source: Source,
 }
 
-/// Opens `location`: `-` for stdin, an `http://` or `https://` URL, or a path.
+/// What a location turned out to be.
+#[derive(Debug)]
+pub enum Opened {
+    /// Several files and their descriptor: an OVA, or an OVF with what lies beside it.
+    Appliance(Box<Appliance>),
+    /// A disk.
+    Disk(OpenedSource),
+}
+
+/// Opens the disk at `location`: `-` for stdin, an `http://` or `https://` URL, or a path. Of an
+/// appliance that is the disk that `options` choose.
 ///
 /// # Errors
 /// The source cannot be opened, is refused, or is not what `options` say.
 pub async fn open(location: &str, options: &SourceOptions) -> Result<OpenedSource> {
+    match open_any(location, options).await? {
+        Opened::Appliance(appliance) => {
+            let disk = appliance.disk(options.disk.as_ref())?;
+            appliance.open_disk(disk, options).await
+        }
+        Opened::Disk(opened) => match &options.disk {
+            None => Ok(opened),
+            Some(disk) => Err(Error::usage(format!(
+                "{} is one disk, not an appliance of which disk {disk} could be chosen",
+                opened.name
+            ))
+            .with_hint("leave --disk away, or name an OVA or an OVF descriptor")),
+        },
+    }
+}
+
+/// Opens `location`, as [`open`] does, but leaves it to the caller what to do with an appliance.
+///
+/// # Errors
+/// As for [`open`].
+pub async fn open_any(location: &str, options: &SourceOptions) -> Result<Opened> {
     match kind_of(location)? {
         Kind::Stdin => {
             refuse_unordered(options.format, "stdin")?;
             let input = blocking(FileInput::stdin).await?;
-            open_stream(Box::new(input), options, Announced::Nothing).await
+            open_stream(Box::new(input), options, Announced::Nothing).await.map(Opened::Disk)
         }
         Kind::Url => open_url(location, options).await,
         Kind::Path => open_path(location, options).await,
@@ -154,14 +188,24 @@ fn kind_of(location: &str) -> Result<Kind> {
     }
 }
 
-async fn open_path(location: &str, options: &SourceOptions) -> Result<OpenedSource> {
+async fn open_path(location: &str, options: &SourceOptions) -> Result<Opened> {
     let path = PathBuf::from(location);
+    // A format that is named is that of a disk, unless a disk is named too.
+    let may_be_appliance = options.format.is_none() || options.disk.is_some();
+    if may_be_appliance && has_extension(location, "ovf") {
+        let appliance = Appliance::in_directory(&path).await?;
+        return Ok(Opened::Appliance(Box::new(appliance)));
+    }
     let store = Arc::new(blocking(move || FileStore::open(&path)).await?);
     let bytes: Arc<dyn ByteStore> = Arc::clone(&store) as Arc<dyn ByteStore>;
     let (head, tail) = head_and_tail(&bytes).await?;
     let rest =
         Rest { name: store.name(), raw_likely: store.is_block_device() || may_be_raw(location, false) };
-    match choose(options.format, detect(&head, &tail), &rest)? {
+    let detected = detect(&head, &tail);
+    if may_be_appliance && is_archive(detected, &rest)? {
+        return Ok(Opened::Appliance(Box::new(Appliance::in_archive(bytes).await?)));
+    }
+    let opened = match choose(options.format, detected, &rest)? {
         SourceFormat::Image(format) => {
             open_store(format, bytes, options.allow_backing.as_deref(), options).await
         }
@@ -169,10 +213,49 @@ async fn open_path(location: &str, options: &SourceOptions) -> Result<OpenedSour
             let input = blocking(move || FileInput::file(&store)).await?;
             open_stream(Box::new(input), options, Announced::Nothing).await
         }
+    };
+    opened.map(Opened::Disk)
+}
+
+/// Whether a source is to be opened as an archive.
+///
+/// # Errors
+/// Its name promises the bytes of a disk, into which a guest may have written what is found.
+fn is_archive(detected: Detected, rest: &Rest) -> Result<bool> {
+    if detected != Detected::Tar {
+        return Ok(false);
+    }
+    if says_raw(&rest.name) {
+        return Err(Error::refused(format!("{} calls itself RAW and begins like a tar archive", rest.name))
+            .with_hint("a guest can write such a beginning into its disk: say '-f raw' to take the bytes as the disk"));
+    }
+    Ok(true)
+}
+
+/// Opens a disk's file in an appliance. `is_raw` says that the descriptor calls it RAW.
+///
+/// # Errors
+/// It is of another format than `options` name, or of one that is not read.
+pub(super) async fn open_file_of_appliance(
+    store: Arc<dyn ByteStore>,
+    is_raw: bool,
+    extents: Option<&Path>,
+    options: &SourceOptions,
+) -> Result<OpenedSource> {
+    let (head, tail) = head_and_tail(&store).await?;
+    let name = store.name();
+    let rest = Rest { raw_likely: is_raw || may_be_raw(&name, false), name };
+    match choose(options.format, detect(&head, &tail), &rest)? {
+        SourceFormat::Image(format) => open_store(format, store, extents, options).await,
+        format @ (SourceFormat::Gzip | SourceFormat::Zstd) => Err(Error::refused(format!(
+            "{} is compressed with {format}, and is not read inside of an appliance",
+            rest.name
+        ))
+        .with_hint("extract the file, decompress it, and name that")),
     }
 }
 
-async fn open_url(location: &str, options: &SourceOptions) -> Result<OpenedSource> {
+async fn open_url(location: &str, options: &SourceOptions) -> Result<Opened> {
     let options = &SourceOptions {
         format: options.format.or_else(|| exported_format(location, options)),
         ..options.clone()
@@ -186,7 +269,29 @@ async fn open_url(location: &str, options: &SourceOptions) -> Result<OpenedSourc
                 Some(_) => None,
             };
             let announced = Announced::Http { body: stream.size(), raw_link };
-            open_stream(Box::new(stream.into_input()), options, announced).await
+            open_stream(Box::new(stream.into_input()), options, announced).await.map(Opened::Disk)
+        }
+    }
+}
+
+/// Whether `location` leads to an appliance, by its name and first bytes; nothing is read from stdin,
+/// and of a URL only the name counts.
+///
+/// # Errors
+/// A file cannot be opened or read.
+pub async fn is_appliance(location: &str, options: &SourceOptions) -> Result<bool> {
+    if options.format.is_some() && options.disk.is_none() {
+        return Ok(false);
+    }
+    match kind_of(location)? {
+        Kind::Stdin => Ok(false),
+        Kind::Url => Ok(has_extension(location.split(['?', '#']).next().unwrap_or(location), "ova")),
+        Kind::Path if has_extension(location, "ovf") => Ok(true),
+        Kind::Path => {
+            let path = PathBuf::from(location);
+            let store: Arc<dyn ByteStore> = Arc::new(blocking(move || FileStore::open(&path)).await?);
+            let (head, tail) = head_and_tail(&store).await?;
+            Ok(detect(&head, &tail) == Detected::Tar && !says_raw(location))
         }
     }
 }
@@ -196,10 +301,14 @@ async fn open_url(location: &str, options: &SourceOptions) -> Result<OpenedSourc
 fn exported_format(location: &str, options: &SourceOptions) -> Option<SourceFormat> {
     options.http.token_file.as_ref()?;
     let path = location.split(['?', '#']).next().unwrap_or(location);
+    // No export calls a volume so.
+    if has_extension(path, "ova") {
+        return None;
+    }
     Some(if path.ends_with(".gz") { SourceFormat::Gzip } else { SourceFormat::Image(Format::Raw) })
 }
 
-async fn open_http_store(store: HttpStore, head: &[u8], options: &SourceOptions) -> Result<OpenedSource> {
+async fn open_http_store(store: HttpStore, head: &[u8], options: &SourceOptions) -> Result<Opened> {
     let name = store.name();
     let store = Arc::new(store);
     let bytes = Arc::clone(&store) as Arc<dyn ByteStore>;
@@ -212,7 +321,12 @@ async fn open_http_store(store: HttpStore, head: &[u8], options: &SourceOptions)
         _ => None,
     };
     let rest = Rest { raw_likely: may_be_raw(&name, true), name };
-    match choose(options.format, detect(head, tail.as_deref().unwrap_or_default()), &rest)? {
+    let detected = detect(head, tail.as_deref().unwrap_or_default());
+    let may_be_appliance = options.format.is_none() || options.disk.is_some();
+    if may_be_appliance && is_archive(detected, &rest)? {
+        return Ok(Opened::Appliance(Box::new(Appliance::in_archive(bytes).await?)));
+    }
+    let opened = match choose(options.format, detected, &rest)? {
         SourceFormat::Image(format) => open_store(format, bytes, None, options).await,
         SourceFormat::Gzip | SourceFormat::Zstd => {
             // The compressed bytes are complete when the last range is; what was packed may not be.
@@ -223,7 +337,8 @@ async fn open_http_store(store: HttpStore, head: &[u8], options: &SourceOptions)
             let input = HttpInput::ranges(store, 0)?;
             open_stream(Box::new(input), options, Announced::Http { body: None, raw_link }).await
         }
-    }
+    };
+    opened.map(Opened::Disk)
 }
 
 /// Opens what has random access and is not compressed as a whole.
@@ -403,7 +518,9 @@ fn choose(named: Option<SourceFormat>, detected: Detected, rest: &Rest) -> Resul
         }
         (None, None) => {
             let hint = match detected {
-                Detected::Tar => "extract the disk first ('tar -xf'); an OVA is such an archive",
+                Detected::Tar => {
+                    "an OVA is such an archive: save it to a file and name that, since its disks are not read in order"
+                }
                 Detected::Known("xz stream") => {
                     "decompress it on the way: 'xz -dc FILE | vmferry convert -f raw - OUTPUT'"
                 }
@@ -445,7 +562,11 @@ fn may_be_raw(location: &str, lenient: bool) -> bool {
 
 /// Whether a name promises the bytes of a disk; `.img` does not.
 fn says_raw(location: &str) -> bool {
-    Path::new(location).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("raw"))
+    has_extension(location, "raw")
+}
+
+fn has_extension(location: &str, extension: &str) -> bool {
+    Path::new(location).extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
 /// Extensions of what is no RAW disk.
@@ -466,7 +587,9 @@ fn unordered(name: &str, format: SourceFormat) -> Error {
 }
 
 /// Runs what may block away from the runtime's threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::failed("opening the source was given up").with_source(error))?

@@ -49,7 +49,8 @@ impl ByteStore for Window {
     }
 
     fn identity(&self) -> Option<SourceIdentity> {
-        self.store.identity()
+        let file = Box::new(self.store.identity()?);
+        Some(SourceIdentity::Part { file, offset: self.offset, size: self.len })
     }
 
     fn extent_at(&self, offset: u64) -> Result<StoreExtent> {
@@ -101,6 +102,8 @@ mod tests {
         let inside = window(10, 6).unwrap();
         assert_eq!((inside.size(), inside.name().as_str()), (6, "x"));
         assert_eq!(inside.extent_at(2).unwrap(), StoreExtent::Data(2..6));
+        let file = Box::new(store.identity().unwrap());
+        assert_eq!(inside.identity(), Some(SourceIdentity::Part { file, offset: 10, size: 6 }));
         let read = |offset, len| {
             let buffer = BufferPool::new(4096).get();
             Arc::clone(&inside).read(vec![ReadRange { offset, at: 1, len }], buffer)

@@ -27,9 +27,40 @@
 //!
 //! The header block is built here, not by a crate: it is one block of nine fixed fields, and the crate
 //! `tar` would choose magic and number formats by itself, which importers care about.
+//!
+//! # Reading
+//!
+//! ```text
+//! byte 0     512                     multiple of 512
+//! +--------+------------+-------+--------+----------+-------+-----+-------------+
+//! | header | descriptor | zeros | header | disk ... | zeros | ... | zeros, 1024 |
+//! +--------+------------+-------+--------+----------+-------+-----+-------------+
+//! ```
+//!
+//! [`ArchiveOpener`] walks the headers and reads nothing else but what is text: descriptor,
+//! manifest and certificate. The answer is an [`Archive`]: each entry is a range of the file, in
+//! which a disk is opened like any other image. What a manifest says is parsed by [`parse_sums`].
+//!
+//! | feature | read |
+//! |---|---|
+//! | ustar, old GNU tar, both mixed (ovftool) | yes |
+//! | sizes in base-256 | yes |
+//! | GNU long names | up to 255 bytes |
+//! | pax headers | `path` and `size`; others are skipped |
+//! | names with directories, links, devices, pipes | refused |
+//! | GNU sparse entries, multi-volume archives | unsupported |
+//! | two entries of one name, in whatever case; two descriptors | refused |
+//! | archives without a descriptor, or without an end | corrupt, truncated |
+//!
+//! Everything is bounded: [`MAX_ENTRIES`] entries, [`MAX_DESCRIPTOR_LEN`] of descriptor. Sections
+//! cited in this folder are those of the formats contract; the sources of what is read are POSIX.1-2001 `pax`, the
+//! manual of GNU tar and DSP0243.
 
 mod header;
 mod manifest;
+mod parser;
+mod reader;
+mod sums;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -37,5 +68,8 @@ mod writer;
 
 pub use header::{BLOCK_LEN, MAX_MTIME, check_name, header};
 pub use manifest::{ManifestHash, certificate, manifest};
+pub use parser::Dialect;
+pub use reader::{Archive, ArchiveOpener, Entry, MAX_DESCRIPTOR_LEN, MAX_ENTRIES, MAX_SUMS_LEN};
+pub use sums::{Sum, SumAlgorithm, parse_sum, parse_sums};
 pub use template::{FileNumbers, Template};
 pub use writer::{ArchiveOptions, ArchiveWriter, MAX_FILES};

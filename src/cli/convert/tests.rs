@@ -196,7 +196,7 @@ fn what_stands_at_the_output_decides_too() {
 fn examples_in_the_help_parse() {
     let joined = AFTER_HELP.replace("\\\n", " ");
     let commands: Vec<&str> = joined.lines().filter(|line| line.contains("vmferry convert")).collect();
-    assert_eq!(commands.len(), 3);
+    assert_eq!(commands.len(), 4);
     for command in commands {
         let (_, arguments) = command.split_once("vmferry convert").unwrap();
         let arguments = arguments.split('|').next().unwrap();

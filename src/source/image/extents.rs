@@ -5,7 +5,7 @@
 use std::{fs::File, path::Path, sync::Arc};
 
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
 };
@@ -38,29 +38,40 @@ pub(super) fn open(directory: &Path, names: &[String], tables: &mut Tables) -> R
         .map_err(|error| Error::io("open the directory", directory, error.into()))?;
     let mut lens = Vec::with_capacity(names.len());
     for name in names {
-        let path = directory.join(name);
-        let bare = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
-        if !bare {
-            return Err(Error::refused(format!(
-                "{} names {name:?}, which is not a bare file name",
-                tables.name()
-            )));
-        }
-        let file = open_beneath(root.as_fd(), name).map_err(|error| match error {
-            Errno::LOOP | Errno::XDEV => {
-                Error::refused(format!("{} is a link, and links are not followed", path.display()))
-                    .with_hint("put the file itself into the directory")
-            }
-            _ => Error::io("open", &path, error.into()),
-        })?;
-        let store = FileStore::from_file(File::from(file), &path)?;
-        if store.is_block_device() {
-            return Err(Error::refused(format!("{} is a block device, not a file", path.display())));
-        }
+        let store = open_beside(root.as_fd(), directory, name, &tables.name())?;
         lens.push(store.size());
         tables.add(Arc::new(store));
     }
     Ok(lens)
+}
+
+/// Opens the file `name`, which `named_by` names, in `root`, whose path is `directory`.
+///
+/// # Errors
+/// The name is not a bare one, or the file is a link, a device or something else, or cannot be opened.
+pub(in crate::source) fn open_beside(
+    root: BorrowedFd<'_>,
+    directory: &Path,
+    name: &str,
+    named_by: &str,
+) -> Result<FileStore> {
+    let path = directory.join(name);
+    let bare = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
+    if !bare {
+        return Err(Error::refused(format!("{named_by} names {name:?}, which is not a bare file name")));
+    }
+    let file = open_beneath(root, name).map_err(|error| match error {
+        Errno::LOOP | Errno::XDEV => {
+            Error::refused(format!("{} is a link, and links are not followed", path.display()))
+                .with_hint("put the file itself into the directory")
+        }
+        _ => Error::io("open", &path, error.into()),
+    })?;
+    let store = FileStore::from_file(File::from(file), &path)?;
+    if store.is_block_device() {
+        return Err(Error::refused(format!("{} is a block device, not a file", path.display())));
+    }
+    Ok(store)
 }
 
 /// Opens `name`, a bare name, in `root` and nowhere else.

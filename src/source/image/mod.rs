@@ -21,7 +21,8 @@ use vmferry_formats::{
     plan::{Mapping, Need, Place, Step},
 };
 
-use self::{encoded::Encoded, tables::Tables};
+use self::encoded::Encoded;
+pub(super) use self::{extents::open_beside, tables::Tables};
 use super::{
     BoxFuture, ByteStore, DiskPlan, Piece, ReadPlan, ReadRange, SourceIdentity,
     num::{to_u64, to_usize},
@@ -295,7 +296,7 @@ const MAX_DECODE_LEN: u64 = 2 << 20;
 const FIRST_WINDOW: u64 = 64 << 20;
 
 /// A reader that was given what it asked for must not ask for the same again.
-fn goes_on(last: &mut Option<Need>, need: Need, name: &str) -> Result<()> {
+pub(super) fn goes_on(last: &mut Option<Need>, need: Need, name: &str) -> Result<()> {
     if last.replace(need) == Some(need) {
         return Err(Error::failed(format!(
             "the tables of {name} cannot be followed: {need:?} does not help"

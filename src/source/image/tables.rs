@@ -15,7 +15,7 @@ use crate::{
 
 /// The files of an image. Tables are read in aligned blocks, the last of which are kept: readers
 /// ask for small pieces that lie close together, and over HTTP each read is a round trip.
-pub(super) struct Tables {
+pub(in crate::source) struct Tables {
     /// The image first.
     stores: Vec<Arc<dyn ByteStore>>,
     /// Latest first.
@@ -30,26 +30,26 @@ struct Block {
 }
 
 impl Tables {
-    pub(super) fn new(image: Arc<dyn ByteStore>) -> Self {
+    pub(in crate::source) fn new(image: Arc<dyn ByteStore>) -> Self {
         Self { stores: vec![image], blocks: VecDeque::new(), pool: BufferPool::new(to_usize(BLOCK_LEN)) }
     }
 
     /// What people call the image.
-    pub(super) fn name(&self) -> String {
+    pub(in crate::source) fn name(&self) -> String {
         self.stores[0].name()
     }
 
-    pub(super) fn stores(&self) -> &[Arc<dyn ByteStore>] {
+    pub(in crate::source) fn stores(&self) -> &[Arc<dyn ByteStore>] {
         &self.stores
     }
 
     /// Adds the next file that the image refers to.
-    pub(super) fn add(&mut self, store: Arc<dyn ByteStore>) {
+    pub(in crate::source) fn add(&mut self, store: Arc<dyn ByteStore>) {
         self.stores.push(store);
     }
 
     /// The bytes that a reader asks for.
-    pub(super) async fn bytes(&mut self, need: Need) -> Result<&[u8]> {
+    pub(in crate::source) async fn bytes(&mut self, need: Need) -> Result<&[u8]> {
         let file = usize::try_from(need.file).unwrap_or(usize::MAX);
         let end = need.offset.checked_add(to_u64(need.len));
         let (store, end) = match self.stores.get(file).zip(end) {
