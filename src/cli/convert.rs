@@ -18,7 +18,7 @@ use vmferry::{
 use self::report::ConvertReport;
 use super::{
     Failure,
-    args::{DiskArgs, SourceArgs},
+    args::{DiskArgs, FormatArg, SourceArgs},
     output::Output,
     progress::Watch,
     refuse_terminal_input,
@@ -56,6 +56,10 @@ pub(crate) struct ConvertArgs {
     /// to standard output, and results to standard error
     #[arg(value_name = "OUTPUT")]
     output: PathBuf,
+
+    /// Format of the output [default: by the extension of OUTPUT]
+    #[arg(short = 'O', long, value_name = "FORMAT", value_enum, help_heading = "Output options")]
+    format: Option<FormatArg>,
 
     #[command(flatten)]
     writing: WritingArgs,
@@ -121,7 +125,7 @@ struct Plan {
 impl Plan {
     fn new(args: &ConvertArgs, kind: OutputKind) -> Result<Self, Error> {
         let target = target(&args.output, kind)?;
-        let format = match args.writing.format() {
+        let format = match args.format.map(Format::from) {
             Some(format) => format,
             None => format_of(&target, kind)?,
         };

@@ -9,14 +9,14 @@ use std::{
     time::Duration,
 };
 
-use clap::{ArgGroup, Args, ValueHint};
+use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
     task::JoinHandle,
 };
 use vmferry::{
-    ConversionOptions, Error, Export, ExportBuilder, ExportEvent, ExportOf, ExportOptions, ExportReport,
-    ExportTarget, SourceChoice,
+    ApplianceOptions, ConversionOptions, Error, Export, ExportBuilder, ExportEvent, ExportOf, ExportOptions,
+    ExportReport, ExportTarget, Packaging, SourceChoice,
     formats::Format,
     kubevirt::{Quiesce, Reach, Told},
     source::{SourceOptions, Transfer},
@@ -25,6 +25,7 @@ use vmferry::{
 use self::report::{DryRun, ExportSummary};
 use super::{
     Failure,
+    appliance::{DescriptorArgs, SealArgs},
     args::HttpArgs,
     cluster::ClusterArgs,
     output::Output,
@@ -44,6 +45,10 @@ Examples:
 
   # All disks of a VM as QCOW2, with its description; a running VM through a snapshot
   vmferry export demo/db --output backup/ --compression zstd --verify
+
+  # The whole VM as an appliance for VMware, VirtualBox, Proxmox or anyone
+  vmferry export demo/db --output db.ova
+  vmferry export demo/db --output out/ -O ovf --target-profile proxmox
 
   # One volume to a file, or to a pipe
   vmferry export demo/db --volume root --output root.vmdk
@@ -72,8 +77,9 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "NAME", group = "what")]
     vmexport: Option<String>,
 
-    /// A directory, in which DIR/VM/VOLUME.FORMAT, vm.yaml and manifest.json are made; for one volume a
-    /// file (.raw, .img, .qcow2, .vmdk, which tells the format) or - for standard output
+    /// A directory, in which DIR/VM/VOLUME.FORMAT, vm.yaml and manifest.json are made; for an appliance a
+    /// file that ends in .ova; for one volume a file (.raw, .img, .qcow2, .vmdk, which tells the format) or
+    /// - for standard output
     #[arg(long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath)]
     output: PathBuf,
 
@@ -126,19 +132,66 @@ pub(crate) struct ExportArgs {
 
     #[command(flatten)]
     cluster: ClusterArgs,
+
+    /// Format of the outputs [default: by the extension of the output, qcow2 in a directory]
+    #[arg(short = 'O', long, value_name = "FORMAT", value_enum, help_heading = "Output options")]
+    format: Option<ExportFormat>,
+
     #[command(flatten)]
     writing: WritingArgs,
     #[command(flatten)]
+    described: DescriptorArgs,
+    #[command(flatten)]
+    seal: SealArgs,
+    #[command(flatten)]
     http: HttpArgs,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ExportFormat {
+    /// The bytes of each disk, zeros as holes
+    Raw,
+    /// QEMU copy-on-write 3
+    Qcow2,
+    /// VMware virtual disk
+    Vmdk,
+    /// The whole VM as one file
+    Ova,
+    /// The whole VM as a directory: descriptor, manifest and disks
+    Ovf,
+}
+
+impl ExportFormat {
+    /// What a file that is called so holds.
+    fn of(path: &Path) -> Option<Self> {
+        let extension = path.extension()?.to_str()?;
+        match Format::from_extension(extension) {
+            Some(Format::Raw) => Some(Self::Raw),
+            Some(Format::Qcow2) => Some(Self::Qcow2),
+            Some(Format::Vmdk) => Some(Self::Vmdk),
+            _ => [Self::Ova, Self::Ovf].into_iter().find(|format| {
+                format.packaging().is_some_and(|form| extension.eq_ignore_ascii_case(form.name()))
+            }),
+        }
+    }
+
+    fn packaging(self) -> Option<Packaging> {
+        match self {
+            Self::Ova => Some(Packaging::Ova),
+            Self::Ovf => Some(Packaging::Ovf),
+            Self::Raw | Self::Qcow2 | Self::Vmdk => None,
+        }
+    }
 }
 
 pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failure> {
     let (namespace, of) = what(args)?;
     let target = target(&args.output);
-    let format = match (args.writing.format(), &target) {
+    let format = match (args.format, &target) {
         (Some(format), _) => format,
-        (None, ExportTarget::File(file)) => format_of(file).unwrap_or(Format::Qcow2),
-        (None, ExportTarget::Directory(_)) => Format::Qcow2,
+        (None, ExportTarget::File(file)) => ExportFormat::of(file).unwrap_or(ExportFormat::Qcow2),
+        (None, ExportTarget::Directory(_)) => ExportFormat::Qcow2,
         (None, ExportTarget::Stdout) => {
             return Err(Error::usage("standard output has no extension that tells the format")
                 .with_hint("name the format: -O raw or -O vmdk")
@@ -146,7 +199,14 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failur
         }
     };
     let to_pipe = target == ExportTarget::Stdout;
-    let spec = args.writing.spec(format, to_pipe)?;
+    let appliance = args.appliance(format)?;
+    let images = match format {
+        ExportFormat::Raw => Format::Raw,
+        ExportFormat::Qcow2 => Format::Qcow2,
+        ExportFormat::Vmdk => Format::Vmdk,
+        ExportFormat::Ova | ExportFormat::Ovf => args.seal.disk_format.map_or(Format::Vmdk, Format::from),
+    };
+    let spec = args.writing.spec(images, to_pipe)?;
     if to_pipe && !args.dry_run && io::stdout().is_terminal() {
         return Err(Error::usage("standard output is a terminal; an image would garble it")
             .with_hint("name an output file, or pipe the image into a command")
@@ -155,7 +215,8 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failur
     let output = if to_pipe && !args.dry_run { output.results_on_stderr() } else { output.clone() };
 
     let cluster = args.cluster.connect(namespace.as_deref()).await?;
-    let builder = Export::builder(cluster, of, target).spec(spec).options(args.options());
+    let options = ExportOptions { appliance, ..args.options() };
+    let builder = Export::builder(cluster, of, target).spec(spec).options(options);
     if args.dry_run {
         let (export, _listener) = listened(builder, &output);
         let plan = signals::supervise(async move { export.plan().await }, Stop::AtOnce, &output).await?;
@@ -192,6 +253,24 @@ pub(super) async fn carry_out(builder: ExportBuilder, output: &Output) -> Result
 }
 
 impl ExportArgs {
+    /// The appliance that is made, if one is.
+    fn appliance(&self, format: ExportFormat) -> Result<Option<ApplianceOptions>, Error> {
+        let Some(packaging) = format.packaging() else {
+            return match self.described.given().or(self.seal.given()) {
+                Some(option) => Err(Error::usage(format!("{option} is for appliances: -O ova or -O ovf"))),
+                None => Ok(None),
+            };
+        };
+        self.writing.check_appliance()?;
+        Ok(Some(ApplianceOptions {
+            packaging,
+            descriptor: self.described.options(),
+            manifest_hash: self.seal.manifest_hash(),
+            signer: self.seal.signer()?,
+            mtime: self.seal.mtime(std::env::var("SOURCE_DATE_EPOCH").ok())?,
+        }))
+    }
+
     fn options(&self) -> ExportOptions {
         let source = SourceOptions { http: self.http.options(), ..SourceOptions::default() };
         ExportOptions {
@@ -206,6 +285,7 @@ impl ExportArgs {
             reach: self.reach,
             service_url: self.service_url.clone(),
             conversion: ConversionOptions { source, ..self.writing.options() },
+            appliance: None,
         }
     }
 }
@@ -273,17 +353,13 @@ fn target(output: &Path) -> ExportTarget {
     let found = fs::metadata(output).ok();
     let is_directory = match found {
         Some(found) => found.is_dir(),
-        None => output.as_os_str().as_encoded_bytes().ends_with(b"/") || format_of(output).is_none(),
+        None => output.as_os_str().as_encoded_bytes().ends_with(b"/") || ExportFormat::of(output).is_none(),
     };
     if is_directory {
         ExportTarget::Directory(output.to_owned())
     } else {
         ExportTarget::File(output.to_owned())
     }
-}
-
-fn format_of(path: &Path) -> Option<Format> {
-    path.extension().and_then(|extension| extension.to_str()).and_then(Format::from_extension)
 }
 
 fn parse_source(text: &str) -> Result<SourceChoice, String> {

@@ -1,5 +1,6 @@
 //! The command line: one file a command; [`output`] is the only place that prints.
 
+mod appliance;
 mod args;
 #[cfg(feature = "kubevirt")]
 mod cluster;

@@ -4,20 +4,28 @@ mod report;
 
 use std::{
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use vmferry::{
-    ConversionOptions, Error, Pack, PackDisk, PackEvent, PackOptions, PackTarget, Signer,
-    formats::{Format, deflate::Level, ova::ManifestHash},
+    ConversionOptions, ConversionSource, Error, Pack, PackBuilder, PackDisk, PackEvent, PackOptions,
+    PackTarget,
+    appliance::{Descriptor, DiskFile, Warning, descriptor, of_ovf, of_vm, read_vm},
+    formats::{
+        Format, WriterSpec,
+        deflate::Level,
+        ovf::{self, Envelope},
+    },
 };
 
 use self::report::PackSummary;
 use super::{
     Failure,
+    appliance::{DescriptorArgs, SealArgs, disk_format},
     args::{CompressionArg, FormatArg, ResourceArgs, SourceArgs},
     output::Output,
     progress::Watch,
@@ -28,34 +36,44 @@ use super::{
 
 const AFTER_HELP: &str = "\
 Examples:
-  # One disk and a descriptor as an OVA
-  vmferry pack --ovf vm.ovf --disk root.qcow2 vm.ova
+  # What 'vmferry export' left of a VM, as an OVA
+  vmferry pack --vm backup/db/vm.yaml --disk backup/db/root.qcow2 --disk backup/db/data.qcow2 db.ova
 
-  # Two disks, signed, read back after writing
-  vmferry pack --ovf vm.ovf --disk root.raw --disk data.raw \\
+  # The VM of a foreign descriptor for another target, with disks that were changed, signed
+  vmferry pack --ovf vm.ovf --disk root.raw --target-profile proxmox \\
       --sign-key key.pem --sign-cert cert.pem --verify vm.ova
 
-  # A directory with each file by itself
-  vmferry pack --ovf vm.ovf --disk root.raw --format ovf vm/
+  # A directory with each file by itself, and a descriptor that is taken as it is
+  vmferry pack --descriptor vm.ovf --disk root.raw --format ovf vm/
 
-The descriptor may leave numbers open that only the end of the disks tells: <vmferry-size-00000> is
-the size of the first image, <vmferry-used-00000> what of its disk is not zero.
+An image that is called like a disk of the VM (root.qcow2) holds that disk; the others follow the order
+of the VM. A descriptor that is taken as it is may leave numbers open that only the end of the disks
+tells: <vmferry-size-00000> is the size of the first image, <vmferry-used-00000> what of its disk is
+not zero.
 A run that was interrupted goes on when the same command is given again.";
 
 /// Longest time that progress may take to end its display.
 const DISPLAY_END: Duration = Duration::from_secs(1);
 
-/// Pack disks and an OVF descriptor into an OVA, in one pass, hashed and resumable
+/// Pack a VM's disks and its description into an OVA, in one pass, hashed and resumable
 #[derive(Args, Debug)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, group = ArgGroup::new("what").required(true))]
 pub(crate) struct PackArgs {
     /// Path of the OVA, or of a directory (one that ends in /, or --format ovf)
     #[arg(value_name = "OUTPUT")]
     output: PathBuf,
 
-    /// OVF descriptor, which names the images as they are called in the appliance
-    #[arg(long, value_name = "FILE")]
-    ovf: PathBuf,
+    /// KubeVirt VM in YAML, instancetype and preference written out: what 'vmferry export' leaves
+    #[arg(long, value_name = "FILE", group = "what")]
+    vm: Option<PathBuf>,
+
+    /// OVF descriptor whose VM is described anew for the target, with these disks
+    #[arg(long, value_name = "FILE", group = "what")]
+    ovf: Option<PathBuf>,
+
+    /// OVF descriptor that is taken as it is; it names the images as they are called in the appliance
+    #[arg(long, value_name = "FILE", group = "what")]
+    descriptor: Option<PathBuf>,
 
     /// Path or http(s) URL of a disk, in any format; again for each, in the descriptor's order
     #[arg(long = "disk", value_name = "SOURCE", required = true)]
@@ -67,6 +85,10 @@ pub(crate) struct PackArgs {
 
     #[command(flatten)]
     appliance: ApplianceArgs,
+    #[command(flatten)]
+    described: DescriptorArgs,
+    #[command(flatten)]
+    seal: SealArgs,
     #[command(flatten)]
     integrity: IntegrityArgs,
     #[command(flatten)]
@@ -85,10 +107,6 @@ struct ApplianceArgs {
     #[arg(long, value_name = "FORMAT", value_enum)]
     format: Option<ApplianceFormat>,
 
-    /// Format of the images; an OVA takes vmdk alone
-    #[arg(long, value_name = "FORMAT", default_value = "vmdk", value_enum)]
-    disk_format: FormatArg,
-
     /// Compression of qcow2 images [default: none]
     #[arg(long, value_name = "NAME", value_enum)]
     compression: Option<CompressionArg>,
@@ -100,22 +118,6 @@ struct ApplianceArgs {
     /// What the ids in the images derive from [default: size, parameters and name]
     #[arg(long, value_name = "TEXT")]
     id_seed: Option<String>,
-
-    /// Hash function of the manifest; vSphere before 6.5 and some tools know sha1 alone
-    #[arg(long, value_name = "NAME", default_value = "sha256")]
-    manifest_algorithm: ManifestHash,
-
-    /// PEM file of the private key (RSA, or ECDSA on P-256) that signs the manifest
-    #[arg(long, value_name = "FILE", requires = "sign_cert")]
-    sign_key: Option<PathBuf>,
-
-    /// PEM file of its certificate
-    #[arg(long, value_name = "FILE", requires = "sign_key")]
-    sign_cert: Option<PathBuf>,
-
-    /// Time of the files in an OVA, in seconds since 1970 [default: SOURCE_DATE_EPOCH, or 0]
-    #[arg(long, value_name = "SECONDS")]
-    mtime: Option<u64>,
 
     /// Overwrite an existing output
     #[arg(long)]
@@ -137,17 +139,19 @@ pub(super) async fn run(args: &PackArgs, output: &Output) -> Result<(), Failure>
     }
     args.integrity.check_appliance()?;
     let (events, told) = unbounded_channel();
-    let pack = pack(args, std::env::var("SOURCE_DATE_EPOCH").ok(), move |event| {
+    let (pack, described) = pack(args, std::env::var("SOURCE_DATE_EPOCH").ok(), move |event| {
         // Nobody listens any more when the command ends.
         let _ = events.send(event);
-    })?;
+    })
+    .await?;
     let stop = Stop::Orderly(pack.cancel_token());
     let listener = tokio::spawn(listen(told, output.clone()));
     let result = signals::supervise(pack.run(), stop, output).await;
     // A run that was left behind may keep its end of the channel.
     let _ = tokio::time::timeout(DISPLAY_END, listener).await;
 
-    let report = result?;
+    let mut report = result?;
+    report.warnings.extend(described.iter().map(ToString::to_string));
     for warning in &report.warnings {
         output.warning(warning);
     }
@@ -171,12 +175,12 @@ async fn listen(mut events: UnboundedReceiver<PackEvent>, output: Output) {
     }
 }
 
-/// The arguments, checked and with all defaults resolved.
-fn pack(
+/// The arguments, checked and with all defaults resolved; and what could not be described.
+async fn pack(
     args: &PackArgs,
     epoch: Option<String>,
     listener: impl Fn(PackEvent) + Send + Sync + 'static,
-) -> Result<Pack, Error> {
+) -> Result<(Pack, Vec<Warning>), Error> {
     let appliance = &args.appliance;
     if !args.disk_names.is_empty() && args.disk_names.len() != args.disks.len() {
         let (names, disks) = (args.disk_names.len(), args.disks.len());
@@ -188,8 +192,96 @@ fn pack(
             .with_hint("convert the disk that does not tell its size to a file first"));
     }
     let target = target(&args.output, appliance.format)?;
+    let spec = spec(args)?;
+    let conversion = writing::options(&args.integrity, &args.resume, &args.resources, appliance.force);
+    let options = PackOptions {
+        conversion: ConversionOptions { source: args.reading.options(), ..conversion },
+        manifest_hash: args.seal.manifest_hash(),
+        mtime: args.seal.mtime(epoch)?.unwrap_or(0),
+        signer: args.seal.signer()?,
+    };
+    let disks: Vec<PackDisk> = args
+        .disks
+        .iter()
+        .enumerate()
+        .map(|(index, source)| match args.disk_names.get(index) {
+            Some(name) => PackDisk::new(source.clone()).named(name),
+            None => PackDisk::new(source.clone()),
+        })
+        .collect();
+    let (text, warnings) = match &args.descriptor {
+        Some(path) => {
+            if let Some(option) = args.described.given() {
+                return Err(Error::usage(format!("{option} is for a VM that is described here"))
+                    .with_hint("--descriptor takes a text as it is; --ovf describes its VM anew"));
+            }
+            (read_text(path)?, Vec::new())
+        }
+        None => {
+            // What an appliance refuses is not found after its disks were looked at.
+            build(String::from("<Envelope/>"), &target, &spec, &options, &disks, |_| {})?;
+            let described = describe(args, &target, &spec, &options, &disks).await?;
+            (described.template, described.warnings)
+        }
+    };
+    Ok((build(text, &target, &spec, &options, &disks, listener)?, warnings))
+}
+
+fn build(
+    text: String,
+    target: &PackTarget,
+    spec: &WriterSpec,
+    options: &PackOptions,
+    disks: &[PackDisk],
+    listener: impl Fn(PackEvent) + Send + Sync + 'static,
+) -> Result<Pack, Error> {
+    let builder = Pack::builder(text, target.clone()).spec(spec.clone()).options(options.clone());
+    disks.iter().cloned().fold(builder.on_event(listener), PackBuilder::disk).build()
+}
+
+/// Describes the VM with these disks.
+async fn describe(
+    args: &PackArgs,
+    target: &PackTarget,
+    spec: &WriterSpec,
+    options: &PackOptions,
+    disks: &[PackDisk],
+) -> Result<Descriptor, Error> {
+    let (hardware, earlier) = match (&args.vm, &args.ovf) {
+        (Some(path), _) => of_vm(&read_vm(&read_text(path)?)?)?,
+        (None, Some(path)) => of_ovf(&read_envelope(path)?)?,
+        (None, None) => return Err(Error::usage("there is nothing to describe")),
+    };
+    let names = target.file_names(disks, spec.format())?;
+    let mut files: Vec<DiskFile> = Vec::new();
+    for (disk, file_name) in disks.iter().zip(names) {
+        let size = disk.source.size(&options.conversion.source).await?;
+        let virtual_size = size.and_then(|size| size.checked_next_multiple_of(512)).ok_or_else(|| {
+            Error::refused(format!("the size of the disk {file_name} is not known before its end"))
+                .with_hint("state it with --source-size, or convert that disk to a file first")
+        })?;
+        let holds = stem(&disk.source).filter(|stem| {
+            let is_taken = files.iter().any(|file| file.disk.as_ref() == Some(stem));
+            !is_taken && hardware.disks.iter().any(|disk| disk.name == *stem)
+        });
+        files.push(DiskFile { disk: holds, file_name, virtual_size, format: disk_format(spec) });
+    }
+    descriptor(&hardware, &args.described.options(), &files, &earlier)
+}
+
+/// What a source is called, without directory and extension.
+fn stem(source: &ConversionSource) -> Option<String> {
+    match source {
+        ConversionSource::Location(location) if !location.contains("://") => {
+            Path::new(location).file_stem()?.to_str().map(str::to_owned)
+        }
+        _ => None,
+    }
+}
+
+fn spec(args: &PackArgs) -> Result<WriterSpec, Error> {
+    let appliance = &args.appliance;
     let format = FormatArgs {
-        format: None,
         subformat: None,
         compression: appliance.compression,
         compression_level: appliance.compression_level,
@@ -197,28 +289,7 @@ fn pack(
         id_seed: appliance.id_seed.clone(),
         force: appliance.force,
     };
-    let spec = format.spec(Format::from(appliance.disk_format))?;
-    let signer = match (&appliance.sign_key, &appliance.sign_cert) {
-        (Some(key), Some(certificate)) => Some(Signer::open(key, certificate)?),
-        _ => None,
-    };
-    let conversion = writing::options(&args.integrity, &args.resume, &args.resources, appliance.force);
-    let options = PackOptions {
-        conversion: ConversionOptions { source: args.reading.options(), ..conversion },
-        manifest_hash: appliance.manifest_algorithm,
-        mtime: mtime(appliance.mtime, epoch)?,
-        signer,
-    };
-    let mut builder =
-        Pack::builder(descriptor(&args.ovf)?, target).spec(spec).options(options).on_event(listener);
-    for (index, source) in args.disks.iter().enumerate() {
-        let disk = PackDisk::new(source.clone());
-        builder = builder.disk(match args.disk_names.get(index) {
-            Some(name) => disk.named(name),
-            None => disk,
-        });
-    }
-    builder.build()
+    format.spec(Format::from(args.seal.disk_format.unwrap_or(FormatArg::Vmdk)))
 }
 
 fn target(output: &Path, format: Option<ApplianceFormat>) -> Result<PackTarget, Error> {
@@ -243,20 +314,25 @@ fn target(output: &Path, format: Option<ApplianceFormat>) -> Result<PackTarget, 
     }
 }
 
-fn mtime(given: Option<u64>, epoch: Option<String>) -> Result<u64, Error> {
-    match (given, epoch) {
-        (Some(given), _) => Ok(given),
-        (None, Some(epoch)) => epoch.trim().parse().map_err(|_| {
-            Error::usage(format!("SOURCE_DATE_EPOCH is {epoch:?}, not a number of seconds since 1970"))
-        }),
-        (None, None) => Ok(0),
-    }
+fn read_envelope(path: &Path) -> Result<Envelope, Error> {
+    ovf::parse(read_text(path)?.as_bytes()).map_err(|error| {
+        Error::failed(format!("{} is not a descriptor that is understood", path.display())).with_source(error)
+    })
 }
 
-fn descriptor(path: &Path) -> Result<String, Error> {
-    let bytes = fs::read(path).map_err(|error| Error::io("read", path, error))?;
-    String::from_utf8(bytes).map_err(|_| Error::usage(format!("{} is not a text in UTF-8", path.display())))
+fn read_text(path: &Path) -> Result<String, Error> {
+    let wrap = |error| Error::io("read", path, error);
+    let mut text = Vec::new();
+    let file = fs::File::open(path).map_err(wrap)?;
+    file.take(MAX_TEXT_LEN + 1).read_to_end(&mut text).map_err(wrap)?;
+    if text.len() as u64 > MAX_TEXT_LEN {
+        return Err(Error::usage(format!("{} is too long for a description", path.display())));
+    }
+    String::from_utf8(text).map_err(|_| Error::usage(format!("{} is not a text in UTF-8", path.display())))
 }
+
+/// Longest description that is read, in bytes.
+const MAX_TEXT_LEN: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests;

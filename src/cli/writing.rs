@@ -15,7 +15,7 @@ use vmferry::{
 };
 
 use super::{
-    args::{CompressionArg, DigestArg, FormatArg, ResourceArgs, SubformatArg},
+    args::{CompressionArg, DigestArg, ResourceArgs, SubformatArg},
     units::{parse_duration, parse_positive_size, parse_size},
 };
 
@@ -42,10 +42,6 @@ pub(super) struct WritingArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Output options")]
 pub(super) struct FormatArgs {
-    /// Format of the output [default: by the extension of OUTPUT]
-    #[arg(short = 'O', long, value_name = "FORMAT", value_enum)]
-    pub(super) format: Option<FormatArg>,
-
     /// Variant of a vmdk [default: streamOptimized]
     #[arg(long, value_name = "NAME", value_enum, ignore_case = true)]
     pub(super) subformat: Option<SubformatArg>,
@@ -126,11 +122,6 @@ pub(super) struct ResumeArgs {
 }
 
 impl WritingArgs {
-    /// The format that was named.
-    pub(super) fn format(&self) -> Option<Format> {
-        self.format.format.map(Format::from)
-    }
-
     /// What to write as `format`, or why that cannot be.
     pub(super) fn spec(&self, format: Format, to_pipe: bool) -> Result<WriterSpec, Error> {
         let spec = self.format.spec(format)?;
@@ -168,6 +159,11 @@ impl WritingArgs {
             .with_hint("use --sums, which reads the output again"));
         }
         Ok(())
+    }
+
+    /// What is asked for must be possible in an appliance.
+    pub(super) fn check_appliance(&self) -> Result<(), Error> {
+        self.integrity.check_appliance()
     }
 
     /// How to convert, but for the source.

@@ -66,6 +66,19 @@ impl From<&str> for ConversionSource {
 }
 
 impl ConversionSource {
+    /// Bytes of the guest disk, as the source tells them before it is read: `None` if only its end does.
+    /// Standard input is left alone; what `options` say of it counts.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub async fn size(&self, options: &SourceOptions) -> Result<Option<u64>> {
+        if matches!(self, Self::Location(location) if location == "-") {
+            return Ok(options.size);
+        }
+        // As if in the middle: what links are taken does not matter.
+        self.open(options, true).await.map(|opened| size_of(&opened.source))
+    }
+
     /// Opens it. `from_middle` says that an earlier run is taken up.
     pub(crate) async fn open(&self, options: &SourceOptions, from_middle: bool) -> Result<OpenedSource> {
         match self {

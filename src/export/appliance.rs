@@ -14,11 +14,11 @@ use super::{
 };
 use crate::{
     appliance::{DescriptorOptions, DiskFile, Hardware, Warning, descriptor, of_vm},
-    conversion::{ConversionOptions, ConversionSource, ResumePolicy, Target, size_of},
-    error::{Error, ErrorKind, Result},
-    kubevirt::{ExportSource, PlannedVolume, Session, seconds},
+    conversion::{ConversionOptions, ConversionSource, ResumePolicy, Target},
+    error::{Error, Result},
+    kubevirt::{ExportSource, PlannedVolume, Session, Told, seconds},
     pack::{Pack, PackDisk, PackEvent, PackOptions, PackReport, PackTarget, Signer},
-    source::{Links, Transfer},
+    source::Links,
 };
 
 /// An appliance instead of images by themselves.
@@ -123,6 +123,9 @@ impl Export {
         let session = self.reach(run, prepared, source, &first.claim).await?;
         let links = self.all_links(&session, &planned).await?;
         let parts = self.parts(options, places, prepared, (&hardware, &warnings), &planned, &links).await?;
+        // Early: whoever must do something in the guest first need not wait for the end.
+        let tell = self.teller();
+        parts.warnings.iter().for_each(|warning| tell(Told::Warning(warning.to_string())));
         let is_ours = outputs.first().is_some_and(|output| self.is_ours(run, first, output));
         let pack = self.pack(options, &parts, links, is_ours, &planned)?;
         for volume in &planned {
@@ -134,7 +137,6 @@ impl Export {
         let report = pack.run().await?;
         run.bytes_read += report.bytes_read;
         run.warnings.extend(report.warnings.iter().cloned());
-        run.warnings.extend(parts.warnings.iter().map(ToString::to_string));
         let archive = match &parts.target {
             PackTarget::Archive(path) => Some(shown(places, &Target::Path(path.clone()))),
             PackTarget::Directory(_) => None,
@@ -208,16 +210,13 @@ impl Export {
 
     /// Bytes of the guest disk: what an image of it holds.
     async fn disk_size(&self, links: &Arc<dyn Links>) -> Result<u64> {
-        let source = ConversionSource::Links(Arc::clone(links), Transfer::Raw);
-        let options = &self.options.conversion.source;
-        let opened = self.uncancelled(source.open(options, true)).await.map_err(|error| match error.kind() {
-            ErrorKind::Refused => error.with_further_hint(
-                "an OVA begins with the sizes of its disks, and only the raw link tells them; -O qcow2 needs none",
-            ),
-            _ => error,
-        })?;
-        let size = size_of(&opened.source).and_then(|size| size.checked_next_multiple_of(SECTOR_LEN));
-        size.ok_or_else(|| Error::failed(format!("the size of {} is not known", links.name())))
+        let source = ConversionSource::Links(Arc::clone(links), self.options.transfer);
+        let size = self.uncancelled(source.size(&self.options.conversion.source)).await?;
+        size.and_then(|size| size.checked_next_multiple_of(SECTOR_LEN)).ok_or_else(|| {
+            Error::refused(format!("the size of {} is not known before its end", links.name())).with_hint(
+                "an OVA begins with the sizes of its disks, and only a raw link tells them; -O qcow2 needs none",
+            )
+        })
     }
 
     fn pack(

@@ -270,6 +270,7 @@ mod tests {
             volume: name.into(),
             claim: name.into(),
             file: format!("{name}.qcow2"),
+            archive: None,
             format: "qcow2".into(),
             virtual_size: 1,
             output_size: 2,

@@ -124,7 +124,12 @@ pub(super) fn is_stdin(source: &ConversionSource) -> bool {
     matches!(source, ConversionSource::Location(location) if location == "-")
 }
 
-fn names(target: &PackTarget, base: Option<String>, disks: &[PackDisk], format: Format) -> Result<Names> {
+pub(super) fn names(
+    target: &PackTarget,
+    base: Option<String>,
+    disks: &[PackDisk],
+    format: Format,
+) -> Result<Names> {
     let base = match base {
         Some(base) => base,
         None => base_of(target)?,

@@ -78,6 +78,14 @@ impl PackTarget {
             Self::Archive(path) | Self::Directory(path) => path,
         }
     }
+
+    /// What the images of these disks are called, if the appliance is called like its output.
+    ///
+    /// # Errors
+    /// A name is not possible.
+    pub fn file_names(&self, disks: &[PackDisk], format: Format) -> Result<Vec<String>> {
+        builder::names(self, None, disks, format).map(|names| names.disks)
+    }
 }
 
 /// How an appliance is packed; every field has the default of the command line.

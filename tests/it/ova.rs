@@ -34,7 +34,7 @@ pub(crate) fn pack(disks: &[PathBuf], output: &Path, more: &[&str]) -> Vec<Strin
     let ovf = disks[0].with_file_name(format!("{base}-{}.template", disks.len()));
     fs::write(&ovf, descriptor(base, disks.len())).unwrap();
     let mut args = vec!["pack".to_owned(), "-q".into(), "-o".into(), "json".into()];
-    args.extend(["--ovf".into(), ovf.to_str().unwrap().into()]);
+    args.extend(["--descriptor".into(), ovf.to_str().unwrap().into()]);
     for disk in disks {
         args.extend(["--disk".into(), disk.to_str().unwrap().into()]);
     }

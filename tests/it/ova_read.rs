@@ -387,7 +387,8 @@ fn what_we_pack_is_verified_down_to_its_chunks() {
         let disks = [path(&format!("1{suffix}")), path(&format!("2{suffix}"))];
         let [ovf, output] = [path("two.template"), path(output)];
         fs::create_dir_all(output.parent().unwrap()).unwrap();
-        let args = ["pack", "-q", "--ovf", text(&ovf), "--disk", text(&disks[0]), "--disk", text(&disks[1])];
+        let args =
+            ["pack", "-q", "--descriptor", text(&ovf), "--disk", text(&disks[0]), "--disk", text(&disks[1])];
         run(args.iter().copied().chain(more.iter().copied()).chain([text(&output)])).expect(0);
         output
     };

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 use vmferry::{
-    ExportPlan, ExportReport, VolumeRecord,
+    ApplianceRecord, ExportPlan, ExportReport, VolumeRecord,
     kubevirt::{LeftOut, go_duration},
 };
 
@@ -26,6 +26,8 @@ pub(super) struct ExportSummary<'a> {
     consistency: &'static str,
     reached_by: Option<&'static str>,
     volumes: &'a [VolumeRecord],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    appliance: Option<&'a ApplianceRecord>,
     left_out: Vec<Left<'a>>,
     bytes_read: u64,
     elapsed_seconds: f64,
@@ -54,6 +56,7 @@ impl<'a> From<&'a ExportReport> for ExportSummary<'a> {
             consistency: report.consistency.name(),
             reached_by: report.way,
             volumes: &report.volumes,
+            appliance: report.appliance.as_ref(),
             left_out: left(&report.left_out),
             bytes_read: report.bytes_read,
             elapsed_seconds: seconds(report.elapsed),
@@ -71,6 +74,11 @@ impl Report for ExportSummary<'_> {
         field(out, "Source", format_args!("{} (consistency: {})", self.source, self.consistency))?;
         if let Some(output) = &self.output {
             field(out, "Output", output)?;
+        }
+        if let Some(appliance) = self.appliance {
+            let (size, profile) = (Bytes(appliance.size), appliance.target_profile);
+            let signed = if appliance.signed { ", signed" } else { "" };
+            field(out, "Appliance", format_args!("{}, {size}, for {profile}{signed}", appliance.file))?;
         }
         for volume in self.volumes {
             let (size, on_disk) = (Bytes(volume.virtual_size), Bytes(volume.output_size));

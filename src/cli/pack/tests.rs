@@ -5,7 +5,7 @@ use super::*;
 use crate::cli::{Cli, args::Command};
 
 fn args(line: &str) -> PackArgs {
-    let line = format!("vmferry pack --ovf x.ovf {line}");
+    let line = format!("vmferry pack --descriptor x.ovf {line}");
     match Cli::try_parse_from(line.split(' ')).unwrap().command {
         Command::Pack(args) => *args,
         other => panic!("{other:?}"),
@@ -16,7 +16,9 @@ fn args(line: &str) -> PackArgs {
 fn packed(line: &str) -> Result<Pack, Error> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), "<Envelope/>").unwrap();
-    pack(&PackArgs { ovf: file.path().to_owned(), ..args(line) }, None, |_| {})
+    let args = PackArgs { descriptor: Some(file.path().to_owned()), ..args(line) };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(pack(&args, None, |_| {})).map(|(pack, _)| pack)
 }
 
 #[test]
@@ -33,15 +35,6 @@ fn the_output_tells_what_is_written_unless_a_format_is_named() {
     let pipe = target("-", None).unwrap_err();
     assert_eq!(pipe.kind(), ErrorKind::Refused);
     assert!(pipe.hint().unwrap().contains("directory"), "{pipe:?}");
-}
-
-#[test]
-fn times_come_from_the_option_then_from_the_environment() {
-    let epoch = |text: &str| Some(text.to_owned());
-    assert_eq!(mtime(Some(5), epoch("7")).unwrap(), 5);
-    assert_eq!(mtime(None, epoch("7")).unwrap(), 7);
-    assert_eq!(mtime(None, None).unwrap(), 0);
-    assert_eq!(mtime(None, epoch("yesterday")).unwrap_err().kind(), ErrorKind::Usage);
 }
 
 #[test]
@@ -69,7 +62,7 @@ fn what_cannot_be_is_refused_before_anything_is_opened() {
 #[test]
 fn a_key_needs_its_certificate() {
     for line in ["--disk a --sign-key k vm.ova", "--disk a --sign-cert c vm.ova", "vm.ova"] {
-        let line = format!("vmferry pack --ovf x {line}");
+        let line = format!("vmferry pack --descriptor x {line}");
         assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
     }
 }
