@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     disk::Disk,
+    store::Key,
     vm::{PvcKind, Vm},
     world::{KUBEVIRT_NAMESPACE, LOCAL_CLASS, SNAPSHOT_CLASS, State, World},
 };
@@ -39,8 +40,27 @@ pub(crate) fn add_base(world: &World, state: &mut State) {
         "data": {"ca-bundle": state.internal_bundle},
     });
     world.create(state, "", "configmaps", map);
+    set_ingress(world, state, world.config.external_link);
     add_storage(world, state);
     add_instancetypes(world, state);
+}
+
+/// The Ingress to the export proxy comes or goes, and the links from outside with it.
+pub(crate) fn set_ingress(world: &World, state: &mut State, present: bool) {
+    state.has_external_link = present;
+    if !present {
+        state.store.remove(&Key::new("networking.k8s.io/ingresses", KUBEVIRT_NAMESPACE, INGRESS));
+        return;
+    }
+    let host = world.config.external_host.clone().unwrap_or_else(|| world.proxy_address.ip().to_string());
+    let backend = json!({"service": {"name": "virt-exportproxy", "port": {"number": 443}}});
+    let ingress = json!({
+        "metadata": {"name": INGRESS, "namespace": KUBEVIRT_NAMESPACE},
+        "spec": {"rules": [{
+            "host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]},
+        }]},
+    });
+    world.create(state, "networking.k8s.io", "ingresses", ingress);
 }
 
 fn add_storage(world: &World, state: &mut State) {
@@ -96,6 +116,9 @@ fn add_instancetypes(world: &World, state: &mut State) {
         world.create(state, "instancetype.kubevirt.io", "virtualmachineclusterpreferences", preference);
     }
 }
+
+/// Name of the Ingress to the export proxy.
+const INGRESS: &str = "export-proxy";
 
 /// The VMs of the example cluster: of each kind of volume one, one that runs, one without disks.
 pub(crate) fn example() -> Vec<Vm> {

@@ -14,6 +14,9 @@ pub struct Config {
     pub seed: u64,
     /// Whether the cluster has an Ingress to the export proxy; without one `links.external` is absent.
     pub external_link: bool,
+    /// The host in external links, which have no port then, as real ones; `None` is the address of the proxy. Nothing
+    /// resolves it: a client needs a proxy that does, or an address for it.
+    pub external_host: Option<String>,
     /// How long a controller takes for one step.
     pub delay: Duration,
     /// Where the API server listens; port 0 takes a free one.
@@ -32,6 +35,7 @@ impl Default for Config {
             kubevirt_version: (1, 9),
             seed: 1,
             external_link: true,
+            external_host: None,
             delay: Duration::from_millis(5),
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             export_gate: true,

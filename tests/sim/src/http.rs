@@ -25,6 +25,10 @@ use tokio_util::sync::CancellationToken;
 /// A response's body.
 pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
+/// The certificate that a client showed, in DER form; an extension of its requests.
+#[derive(Clone)]
+pub(crate) struct ClientCertificate(pub(crate) Vec<u8>);
+
 /// Bodies of requests are not larger than this.
 const REQUEST_LIMIT: usize = 8 << 20;
 
@@ -78,7 +82,12 @@ pub(crate) async fn serve_connection<S, H, F>(
 {
     // A handshake that fails is the client's to report.
     let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await else { return };
-    let service = service_fn(move |request| {
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let shown = shown.map(|certificate| ClientCertificate(certificate.to_vec()));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(shown) = &shown {
+            request.extensions_mut().insert(shown.clone());
+        }
         let answer = handle(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });

@@ -9,7 +9,8 @@
 //!   create, update, patch (JSON, merge; strategic merge and apply act as merge), delete and deletecollection for
 //!   every resource of the discovery; label and field selectors, paging, tables; resource versions with conflicts
 //!   and 410; watches with bookmarks; dry run; garbage collection by owner, propagation policies and finalizers;
-//!   bearer tokens with rules, impersonation and reviews of one's own rights; `pods/portforward` over WebSocket.
+//!   bearer tokens and client certificates with rules, impersonation of users and groups, reviews of one's own
+//!   rights; `pods/portforward` over WebSocket.
 //! - **The controllers**: exports (source, service, pod, token, links, TTL, pause, certificates), snapshots,
 //!   restores, clones, VMs and their instances, data volumes and claims. They take visible steps, [`Config::delay`] apart.
 //! - **The webhooks'** defaults and refusals for exports, snapshots, restores and migrations.

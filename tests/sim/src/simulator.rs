@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::Value;
 use tokio::{
     net::TcpListener,
@@ -102,20 +103,48 @@ impl Simulator {
     #[must_use]
     pub fn kubeconfig(&self) -> String {
         let admin = self.world.lock().users.first().cloned();
-        admin.map(|user| self.kubeconfig_of(&user)).unwrap_or_default()
+        admin.map(|user| self.kubeconfig_by_token(&user)).unwrap_or_default()
     }
 
     /// A kubeconfig of a new user, who has only these rights. Users are `user-1`, `user-2` and so on.
     #[must_use]
     pub fn kubeconfig_with(&self, rules: Vec<Rule>) -> String {
         let user = self.world.lock().add_user(rules);
-        self.kubeconfig_of(&user)
+        self.kubeconfig_by_token(&user)
     }
 
-    fn kubeconfig_of(&self, user: &User) -> String {
-        use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-        let ca = BASE64.encode(&self.world.api_ca_pem);
-        let (url, name, token) = (self.api_url(), &user.name, &user.token);
+    fn kubeconfig_by_token(&self, user: &User) -> String {
+        self.kubeconfig_of(&user.name, &format!("token: {}", user.token))
+    }
+
+    /// A kubeconfig of a new user with these rights, who logs in by a certificate.
+    ///
+    /// # Errors
+    ///
+    /// The certificate cannot be made.
+    pub fn kubeconfig_with_certificate(&self, rules: Vec<Rule>) -> io::Result<String> {
+        let mut state = self.world.lock();
+        let name = state.add_user(rules).name;
+        let identity = self.world.api_ca.issue_client(&name)?;
+        if let Some(user) = state.users.last_mut() {
+            user.certificate = Some(identity.der);
+        }
+        drop(state);
+        let (certificate, key) = (BASE64.encode(identity.pem), BASE64.encode(identity.key_pem));
+        Ok(self.kubeconfig_of(
+            &name,
+            &format!("client-certificate-data: {certificate}\n    client-key-data: {key}"),
+        ))
+    }
+
+    /// What the members of a group may do. Who impersonates a user and a group has the rights of both.
+    pub fn add_group(&self, name: &str, rules: Vec<Rule>) {
+        self.world.lock().groups.insert(name.to_owned(), rules);
+    }
+
+    fn kubeconfig_of(&self, name: &str, login: &str) -> String {
+        let ca = BASE64.encode(self.world.api_ca.pem());
+        let url = self.api_url();
         format!(
             "apiVersion: v1\n\
              kind: Config\n\
@@ -127,7 +156,7 @@ impl Simulator {
              users:\n\
              - name: {name}\n  \
                user:\n    \
-                 token: {token}\n\
+                 {login}\n\
              contexts:\n\
              - name: simulator\n  \
                context:\n    \
@@ -147,7 +176,7 @@ impl Simulator {
     /// The CA of the API server's certificate.
     #[must_use]
     pub fn api_ca_pem(&self) -> String {
-        self.world.api_ca_pem.clone()
+        self.world.api_ca.pem().to_owned()
     }
 
     /// The CA of the certificate that the export proxy shows.

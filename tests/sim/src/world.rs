@@ -40,7 +40,8 @@ pub(crate) struct World {
     pub(crate) log: Log,
     pub(crate) api_address: SocketAddr,
     pub(crate) proxy_address: SocketAddr,
-    pub(crate) api_ca_pem: String,
+    /// Signs the API server's certificate, and those of users.
+    pub(crate) api_ca: Authority,
     pub(crate) api_tls: Arc<ServerConfig>,
     pub(crate) ingress_ca_pem: String,
     pub(crate) ingress: Identity,
@@ -59,6 +60,8 @@ pub(crate) struct State {
     pub(crate) rng: Rng,
     pub(crate) faults: Faults,
     pub(crate) users: Vec<User>,
+    /// What the members of groups may do; groups are only impersonated.
+    pub(crate) groups: HashMap<String, Vec<Rule>>,
     /// Contents of claims, by namespace and claim.
     pub(crate) volumes: HashMap<(String, String), Volume>,
     /// Contents of volume snapshots, by namespace and name.
@@ -77,11 +80,13 @@ pub(crate) struct State {
     last_event: u64,
 }
 
-/// Somebody with a token.
+/// Somebody with a token or a certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     pub(crate) name: String,
     pub(crate) token: String,
+    /// His certificate, in DER form.
+    pub(crate) certificate: Option<Vec<u8>>,
     pub(crate) rules: Vec<Rule>,
 }
 
@@ -156,10 +161,11 @@ impl World {
         let api_ca = Authority::new("simulated-kubernetes-ca")?;
         let api_names =
             [api_address.ip().to_string(), "localhost".to_owned(), "kubernetes.default.svc".to_owned()];
-        let api = api_ca.issue("kube-apiserver", &api_names)?;
+        let api = api_ca.issue("kube-apiserver", &api_names, Some(&api_ca))?;
         let ingress_ca = Authority::new("simulated-ingress-ca")?;
-        let ingress =
-            ingress_ca.issue("export-proxy", &[proxy_address.ip().to_string(), "localhost".to_owned()])?;
+        let mut ingress_names = vec![proxy_address.ip().to_string(), "localhost".to_owned()];
+        ingress_names.extend(config.external_host.clone());
+        let ingress = ingress_ca.issue("export-proxy", &ingress_names, None)?;
         let internal_ca = Authority::new("export.kubevirt.io@1")?;
         let internal_bundle = internal_ca.pem().to_owned();
         let resources = Resources::new(&config);
@@ -167,6 +173,7 @@ impl World {
         let admin = User {
             name: "admin".to_owned(),
             token: rng.text(b"abcdefghijklmnopqrstuvwxyz0123456789", 32),
+            certificate: None,
             rules: vec![Rule::everything()],
         };
         let state = State {
@@ -174,6 +181,7 @@ impl World {
             rng,
             faults: Faults::default(),
             users: vec![admin],
+            groups: HashMap::new(),
             volumes: HashMap::new(),
             snapshots: HashMap::new(),
             exporters: BTreeMap::new(),
@@ -191,7 +199,7 @@ impl World {
             log: Log::default(),
             api_address,
             proxy_address,
-            api_ca_pem: api_ca.pem().to_owned(),
+            api_ca,
             api_tls: api.config,
             ingress_ca_pem: ingress_ca.pem().to_owned(),
             ingress,
@@ -313,8 +321,13 @@ impl State {
     /// Another user with these rules.
     pub(crate) fn add_user(&mut self, rules: Vec<Rule>) -> User {
         let token = self.rng.text(b"abcdefghijklmnopqrstuvwxyz0123456789", 32);
-        let user = User { name: format!("user-{}", self.users.len()), token, rules };
+        let user = User { name: format!("user-{}", self.users.len()), token, certificate: None, rules };
         self.users.push(user.clone());
         user
+    }
+
+    /// The user who showed this certificate.
+    pub(crate) fn user_of_certificate(&self, certificate: &[u8]) -> Option<&User> {
+        self.users.iter().find(|user| user.certificate.as_deref() == Some(certificate))
     }
 }

@@ -1,32 +1,61 @@
-//! Who asks, and whether he may: bearer tokens, impersonation, rules, and reviews of one's own rights.
+//! Who asks, and whether he may: bearer tokens, client certificates, impersonation, rules, and reviews of one's own rights.
 
-use hyper::{HeaderMap, header::AUTHORIZATION};
+use hyper::{
+    HeaderMap,
+    header::{AUTHORIZATION, HeaderValue},
+};
 use serde_json::{Value, json};
 
 use crate::{
+    http::ClientCertificate,
     refusal::{Asked, Refusal},
     world::{User, World},
 };
 
 /// The user of a request, after impersonation.
-pub(super) fn authenticate(world: &World, headers: &HeaderMap) -> Result<User, Refusal> {
+pub(super) fn authenticate(
+    world: &World,
+    headers: &HeaderMap,
+    certificate: Option<&ClientCertificate>,
+) -> Result<User, Refusal> {
     let token = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.strip_prefix("Bearer "))
         .map(str::trim);
     let state = world.lock();
-    let user = token.and_then(|token| state.user(token)).cloned().ok_or_else(Refusal::unauthorized)?;
-    let Some(wanted) = headers.get("impersonate-user") else { return Ok(user) };
-    let wanted = wanted.to_str().map_err(|_| Refusal::bad_request("invalid Impersonate-User header"))?;
-    let asked = Asked { group: "", plural: "users", subresource: "", namespace: None, name: wanted };
-    check(&user, "impersonate", &asked)?;
+    let user = match (token, certificate) {
+        (Some(token), _) => state.user(token),
+        (None, Some(certificate)) => state.user_of_certificate(&certificate.0),
+        (None, None) => None,
+    };
+    let user = user.cloned().ok_or_else(Refusal::unauthorized)?;
+    let text = |value: &HeaderValue| {
+        let text = value.to_str().map_err(|_| Refusal::bad_request("invalid impersonation header"));
+        text.map(str::to_owned)
+    };
+    let wanted = headers.get("impersonate-user").map(text).transpose()?;
+    let groups: Vec<String> =
+        headers.get_all("impersonate-group").iter().map(text).collect::<Result<_, _>>()?;
+    let Some(wanted) = wanted else {
+        return if groups.is_empty() {
+            Ok(user)
+        } else {
+            Err(Refusal::bad_request("requested groups without impersonating a user"))
+        };
+    };
+    let may = |plural, name: &str| {
+        let asked = Asked { group: "", plural, subresource: "", namespace: None, name };
+        check(&user, "impersonate", &asked)
+    };
+    may("users", &wanted)?;
     let known = state.users.iter().find(|item| item.name == wanted);
-    Ok(known.cloned().unwrap_or_else(|| User {
-        name: wanted.to_owned(),
-        token: String::new(),
-        rules: Vec::new(),
-    }))
+    let mut rules = known.map(|known| known.rules.clone()).unwrap_or_default();
+    for group in &groups {
+        may("groups", group)?;
+        rules.extend(state.groups.get(group).cloned().unwrap_or_default());
+    }
+    Ok(User { name: wanted, token: String::new(), certificate: None, rules })
 }
 
 /// Refuses what no rule allows.

@@ -197,7 +197,7 @@ async fn route(
         ["healthz" | "livez" | "readyz", ..] => return Ok(http::text(StatusCode::OK, "ok")),
         _ => {}
     }
-    let user = auth::authenticate(world, request.headers())?;
+    let user = auth::authenticate(world, request.headers(), request.extensions().get())?;
     match segments.as_slice() {
         ["simulator", what] => simulator::handle(world, &user, what, request).await,
         ["api"] if accepts(request.headers(), "g=apidiscovery.k8s.io") => Ok(aggregated(world, true)),

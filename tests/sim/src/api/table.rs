@@ -80,8 +80,6 @@ fn columns(plural: &str) -> Vec<Column> {
         help: "Custom resource definition column (in JSONPath format): .metadata.creationTimestamp",
         cell: age,
     };
-    let text = |name, help, cell| Column { name, kind: "string", help, cell };
-    let phase = |help| text("Phase", help, |object| object["status"]["phase"].clone());
     match plural {
         "virtualmachines" => vec![
             name,
@@ -96,47 +94,24 @@ fn columns(plural: &str) -> Vec<Column> {
         "virtualmachineinstances" => vec![
             name,
             age,
-            phase("Custom resource definition column (in JSONPath format): .status.phase"),
+            phase(),
             text(
                 "Ready",
                 "Custom resource definition column (in JSONPath format): .status.conditions[?(@.type=='Ready')].status",
                 ready,
             ),
         ],
-        "virtualmachineexports" => vec![
-            name,
-            text(
-                "SourceKind",
-                "Custom resource definition column (in JSONPath format): .spec.source.kind",
-                |object| object["spec"]["source"]["kind"].clone(),
-            ),
-            text(
-                "SourceName",
-                "Custom resource definition column (in JSONPath format): .spec.source.name",
-                |object| object["spec"]["source"]["name"].clone(),
-            ),
-            phase("Custom resource definition column (in JSONPath format): .status.phase"),
-        ],
-        "virtualmachinesnapshots" => vec![
-            name,
-            text(
-                "SourceKind",
-                "Custom resource definition column (in JSONPath format): .spec.source.kind",
-                |object| object["spec"]["source"]["kind"].clone(),
-            ),
-            text(
-                "SourceName",
-                "Custom resource definition column (in JSONPath format): .spec.source.name",
-                |object| object["spec"]["source"]["name"].clone(),
-            ),
-            phase("Custom resource definition column (in JSONPath format): .status.phase"),
-            Column {
+        "virtualmachineexports" => of_source(name),
+        "virtualmachinesnapshots" => {
+            let mut columns = of_source(name);
+            columns.push(Column {
                 name: "ReadyToUse",
                 kind: "boolean",
                 help: "Custom resource definition column (in JSONPath format): .status.readyToUse",
                 cell: |object| object["status"]["readyToUse"].clone(),
-            },
-        ],
+            });
+            columns
+        }
         "persistentvolumeclaims" | "pods" | "namespaces" | "kubevirts" | "datavolumes" => vec![
             name,
             text("Status", "The state of the object.", |object| object["status"]["phase"].clone()),
@@ -144,6 +119,34 @@ fn columns(plural: &str) -> Vec<Column> {
         ],
         _ => vec![name, age],
     }
+}
+
+/// The columns of what has a source.
+fn of_source(name: Column) -> Vec<Column> {
+    vec![
+        name,
+        text(
+            "SourceKind",
+            "Custom resource definition column (in JSONPath format): .spec.source.kind",
+            |object| object["spec"]["source"]["kind"].clone(),
+        ),
+        text(
+            "SourceName",
+            "Custom resource definition column (in JSONPath format): .spec.source.name",
+            |object| object["spec"]["source"]["name"].clone(),
+        ),
+        phase(),
+    ]
+}
+
+fn text(name: &'static str, help: &'static str, cell: fn(&Value) -> Value) -> Column {
+    Column { name, kind: "string", help, cell }
+}
+
+fn phase() -> Column {
+    text("Phase", "Custom resource definition column (in JSONPath format): .status.phase", |object| {
+        object["status"]["phase"].clone()
+    })
 }
 
 fn age(object: &Value) -> Value {

@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
 use super::{export, vm};
 use crate::{
+    cluster,
     fault::Action,
     store::{self, Key},
     tls::Authority,
@@ -16,7 +17,11 @@ use crate::{
 pub(crate) fn act(world: &World, action: Action) {
     world.change(|state| match action {
         Action::EmptyExternalCert { empty } => state.is_external_cert_empty = empty,
-        Action::ExternalLink { present } => state.has_external_link = present,
+        Action::ExternalLink { present } => {
+            if state.has_external_link != present {
+                cluster::set_ingress(world, state, present);
+            }
+        }
         Action::ExpireTtl { namespace, export } => {
             with_memo(state, &namespace, &export, |memo| memo.is_ttl_over = true);
         }

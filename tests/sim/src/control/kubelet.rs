@@ -117,7 +117,7 @@ fn start(world: &World, state: &State, export: &Value, pod: &Value) -> Option<Ex
     ]
     .map(|suffix| format!("{service}{suffix}"));
     let common_name = format!("{service}.{namespace}.pod.cluster.local");
-    let identity = state.internal_ca.issue(&common_name, &names).ok()?;
+    let identity = state.internal_ca.issue(&common_name, &names, None).ok()?;
     let memo = state.exports.get(store::uid(export))?;
     let vm =
         source.vm_name.as_ref().and_then(|vm| state.store.get("kubevirt.io/virtualmachines", namespace, vm));

@@ -7,12 +7,13 @@ use crate::{
     world::{ExportedVolume, Exporter, State, World},
 };
 
-/// What links through the proxy begin with. The real ones have no port; here the proxy has a random one.
+/// What links through the proxy begin with. The real ones have no port; here the proxy has a random one, unless a
+/// host is configured.
 pub(crate) fn external_base(world: &World, namespace: &str, export: &str) -> String {
     let version = world.config.export_versions().first().copied().unwrap_or("v1");
+    let host = world.config.external_host.clone().unwrap_or_else(|| world.proxy_address.to_string());
     format!(
-        "https://{}/api/export.kubevirt.io/{version}/namespaces/{namespace}/virtualmachineexports/{export}",
-        world.proxy_address
+        "https://{host}/api/export.kubevirt.io/{version}/namespaces/{namespace}/virtualmachineexports/{export}"
     )
 }
 
