@@ -133,6 +133,11 @@ pub enum FaultKind {
         #[serde(rename = "for_ms", with = "millis")]
         pause: Duration,
     },
+    /// One byte of the body, compressed or not, arrives changed.
+    Garble {
+        /// Offset in the body.
+        at: u64,
+    },
     /// Range is ignored: 200 with the whole disk.
     IgnoreRange,
     /// The gzip stream ends well-formed after this many bytes of the disk.

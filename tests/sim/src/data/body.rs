@@ -38,6 +38,8 @@ pub(super) struct Shape {
     rate: Option<u64>,
     /// Offsets of the disk whose byte is changed.
     pub(super) corrupt: Vec<u64>,
+    /// Offsets of the body whose byte is changed.
+    garble: Vec<u64>,
     link: Arc<Link>,
     /// How much of the disk a gzip stream holds.
     pub(super) short: Option<u64>,
@@ -54,6 +56,7 @@ impl Shape {
                 FaultKind::Stall { after_bytes, pause } => shape.stalls.push((after_bytes, pause)),
                 FaultKind::Slow { bytes_per_second } => shape.rate = Some(bytes_per_second.max(1)),
                 FaultKind::Corrupt { offset } => shape.corrupt.push(offset),
+                FaultKind::Garble { at } => shape.garble.push(at),
                 FaultKind::ShortGzip { bytes } => shape.short = Some(bytes),
                 _ => {}
             }
@@ -259,7 +262,7 @@ impl Flow {
         if due > now {
             tokio::time::sleep_until(due.into()).await;
         }
-        let piece = self.rest.split_to(to_usize(len));
+        let piece = corrupted(self.rest.split_to(to_usize(len)), self.sent, &self.shape.garble);
         self.sent += len;
         self.entry.sent(piece.len());
         Some(Ok(piece))
