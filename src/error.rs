@@ -195,3 +195,21 @@ impl<T> FormatContext<T> for Result<T, vmferry_formats::Error> {
         })
     }
 }
+
+/// The first error of type `T` below `error`. An [`io::Error`] hides the one it wraps from
+/// `source`, so that is looked into.
+pub(crate) fn cause<'a, T: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}

@@ -197,7 +197,7 @@ pub(crate) struct HttpArgs {
 
     /// Give up when no request has succeeded for this long
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
-    retry_for: Duration,
+    pub(crate) retry_for: Duration,
 
     /// Most bytes fetched a second, all connections together: 50MiB or 50MiB/s
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]

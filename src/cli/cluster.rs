@@ -30,26 +30,36 @@ pub(crate) struct ClusterArgs {
     #[arg(long = "as", value_name = "USER")]
     act_as: Option<String>,
 
+    /// A group that this user is taken to be in; may be given several times
+    #[arg(long = "as-group", value_name = "GROUP", requires = "act_as")]
+    act_as_groups: Vec<String>,
+
     /// Give up a request to the API server that takes longer and try it again
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     request_timeout: Duration,
 }
 
 impl ClusterArgs {
-    /// The cluster; `namespace` counts where none was named.
-    pub(crate) async fn connect(&self, namespace: Option<&str>) -> Result<Cluster, Error> {
+    /// The cluster; `namespace` counts where none was named. Requests are tried again for at most `retry_for`.
+    pub(crate) async fn connect(
+        &self,
+        namespace: Option<&str>,
+        retry_for: Option<Duration>,
+    ) -> Result<Cluster, Error> {
         if let (Some(named), Some(other)) = (&self.namespace, namespace)
             && named != other
         {
             return Err(Error::usage(format!("two namespaces are named: {named} and {other}")));
         }
+        let default = ClusterOptions::default();
         let options = ClusterOptions {
             kubeconfig: self.kubeconfig.clone(),
             context: self.context.clone(),
             namespace: self.namespace.clone().or_else(|| namespace.map(str::to_owned)),
             act_as: self.act_as.clone(),
+            act_as_groups: self.act_as_groups.clone(),
             timeout: self.request_timeout,
-            ..ClusterOptions::default()
+            retry_for: retry_for.unwrap_or(default.retry_for).min(default.retry_for),
         };
         Cluster::connect(&options).await
     }

@@ -214,7 +214,7 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failur
     }
     let output = if to_pipe && !args.dry_run { output.results_on_stderr() } else { output.clone() };
 
-    let cluster = args.cluster.connect(namespace.as_deref()).await?;
+    let cluster = args.cluster.connect(namespace.as_deref(), Some(args.http.retry_for)).await?;
     let options = ExportOptions { appliance, ..args.options() };
     let builder = Export::builder(cluster, of, target).spec(spec).options(options);
     if args.dry_run {
@@ -389,7 +389,7 @@ fn named<T: Copy>(text: &str, all: &[(&'static str, T)]) -> Result<T, String> {
         .ok_or_else(|| format!("one of {}", all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")))
 }
 
-fn parse_service_url(text: &str) -> Result<url::Url, String> {
+pub(super) fn parse_service_url(text: &str) -> Result<url::Url, String> {
     match text.parse::<url::Url>() {
         Ok(url) if url.scheme() == "https" && url.host_str().is_some() => Ok(url),
         _ => Err("an https:// URL with a host is needed".to_owned()),

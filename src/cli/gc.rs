@@ -42,7 +42,7 @@ pub(crate) struct GcArgs {
 }
 
 pub(super) async fn run(args: &GcArgs, output: &Output) -> Result<(), Failure> {
-    let cluster = args.cluster.connect(None).await?;
+    let cluster = args.cluster.connect(None, None).await?;
     let (everywhere, older_than, yes) = (args.all_namespaces, args.older_than.unwrap_or_default(), args.yes);
     let work = async move {
         let found = leftovers(&cluster, everywhere, older_than).await?;

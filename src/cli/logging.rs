@@ -34,9 +34,10 @@ fn filter(global: &GlobalArgs, variable: Option<&str>) -> Result<EnvFilter, Erro
     let directives = match variable {
         Some(directives) if !directives.trim().is_empty() => directives,
         _ => match (global.quiet, global.verbose) {
-            (true, _) => "error",
-            (_, 0) => "warn",
-            (_, 1) => "warn,vmferry=info,vmferry_formats=info",
+            // What a request to a cluster fails by is in the error that ends the command.
+            (true, _) => "error,kube_client=off",
+            (_, 0) => "warn,kube_client=off",
+            (_, 1) => "warn,kube_client=off,vmferry=info,vmferry_formats=info",
             (_, 2) => "info,vmferry=debug,vmferry_formats=debug",
             (_, _) => "debug,vmferry=trace,vmferry_formats=trace",
         },
@@ -55,9 +56,9 @@ mod tests {
     #[test]
     fn the_variable_decides_before_the_flags() {
         for (flags, variable, expected) in [
-            ("", None, "warn"),
-            ("-q", None, "error"),
-            ("-v", None, "vmferry_formats=info,vmferry=info,warn"),
+            ("", None, "kube_client=off,warn"),
+            ("-q", None, "kube_client=off,error"),
+            ("-v", None, "vmferry_formats=info,kube_client=off,vmferry=info,warn"),
             ("-vvv", Some(""), "vmferry_formats=trace,vmferry=trace,debug"),
             ("-q", Some("vmferry=trace"), "vmferry=trace"),
         ] {

@@ -8,6 +8,7 @@ mod output;
 mod prepare;
 mod record;
 mod run;
+mod space;
 mod state;
 
 use std::{
@@ -25,6 +26,7 @@ pub use self::{
     builder::ExportBuilder,
     prepare::{ExportPlan, PlannedOutput},
     record::{ExportReport, VolumeRecord},
+    space::check_space,
 };
 use crate::{
     conversion::ConversionOptions,

@@ -10,7 +10,7 @@ use std::{
 
 use vmferry_formats::Format;
 
-use super::{ExportTarget, Packaging};
+use super::{ExportTarget, Packaging, space};
 use crate::{
     conversion::{ConversionOptions, Target},
     error::{Error, Result},
@@ -184,19 +184,10 @@ impl Places {
 
     /// Bytes that are free where the outputs go.
     pub(super) fn free(&self) -> Option<u64> {
-        let mut place = match &self.target {
-            ExportTarget::Directory(directory) => directory.clone(),
-            ExportTarget::File(file) => file.parent().map(Path::to_owned).unwrap_or_default(),
-            ExportTarget::Stdout => return None,
-        };
-        loop {
-            if place.as_os_str().is_empty() {
-                place = PathBuf::from(".");
-            }
-            if let Ok(found) = rustix::fs::statvfs(&place) {
-                return found.f_bavail.checked_mul(found.f_frsize);
-            }
-            place = place.parent()?.to_owned();
+        match &self.target {
+            ExportTarget::Directory(directory) => space::free_at(directory),
+            ExportTarget::File(file) => space::free_at(file.parent()?),
+            ExportTarget::Stdout => None,
         }
     }
 }

@@ -2,22 +2,23 @@
 
 use std::{
     fmt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::TryStreamExt as _;
 use http::{Method, Request, header};
-use kube::{
-    Config,
-    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
-};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
+    config,
     explain::{self, CallError},
     resource::{Resource, encoded},
     types::{Object, decode},
@@ -35,9 +36,14 @@ pub struct ClusterOptions {
     pub namespace: Option<String>,
     /// The user to act as.
     pub act_as: Option<String>,
+    /// The groups that this user is taken to be in.
+    pub act_as_groups: Vec<String>,
     /// A request that takes longer has failed.
     pub timeout: Duration,
     /// Requests that may be repeated are tried again for this long.
+    ///
+    /// Before the first answer it is not longer than 10 s: a cluster that was never reached is more likely
+    /// to be the wrong one than to have a bad moment.
     pub retry_for: Duration,
 }
 
@@ -48,6 +54,7 @@ impl Default for ClusterOptions {
             context: None,
             namespace: None,
             act_as: None,
+            act_as_groups: Vec::new(),
             timeout: Duration::from_secs(30),
             retry_for: Duration::from_secs(60),
         }
@@ -62,6 +69,8 @@ pub struct Cluster {
     namespace: String,
     timeout: Duration,
     retry_for: Duration,
+    /// It has answered, whatever it was.
+    answered: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Cluster {
@@ -93,16 +102,18 @@ impl Cluster {
     /// There is no usable configuration.
     pub async fn connect(options: &ClusterOptions) -> Result<Self> {
         crate::tls::install();
-        let mut config = load(options).await?;
+        let mut config = config::load(options).await?;
         if let Some(user) = &options.act_as {
             config.auth_info.impersonate = Some(user.clone());
+            config.auth_info.impersonate_groups = Some(options.act_as_groups.clone());
         }
         config.connect_timeout = Some(options.timeout.min(CONNECT_TIMEOUT));
         let url = without_secrets(&config.cluster_url.to_string());
         let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         super::resource::check_name("namespace", &namespace)?;
         let client = kube::Client::try_from(config).map_err(|error| explain::cannot_connect(&url, error))?;
-        Ok(Self { client, url, namespace, timeout: options.timeout, retry_for: options.retry_for })
+        let answered = Arc::default();
+        Ok(Self { client, url, namespace, timeout: options.timeout, retry_for: options.retry_for, answered })
     }
 
     /// The namespace that is worked in.
@@ -119,6 +130,11 @@ impl Cluster {
     /// Address of its API.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// A request that takes longer has failed.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub(super) fn client(&self) -> kube::Client {
@@ -248,9 +264,15 @@ impl Cluster {
             .map_err(|error| Error::failed(format!("cannot ask for {}", call.what)).with_source(error))?;
         let answer = match timeout(self.timeout, self.client.request_text(request)).await {
             Err(_) => return Err(explain::no_answer(&self.url, call, self.timeout)),
-            Ok(Err(error)) => return Err(explain::failure(&self.url, call, error)),
+            Ok(Err(error)) => {
+                if matches!(error, kube::Error::Api(_)) {
+                    self.answered.store(true, Ordering::Relaxed);
+                }
+                return Err(explain::failure(&self.url, call, error));
+            }
             Ok(Ok(answer)) => answer,
         };
+        self.answered.store(true, Ordering::Relaxed);
         if answer.trim().is_empty() {
             return Ok(Value::Null);
         }
@@ -269,7 +291,7 @@ impl Cluster {
         let (start, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
             match self.send(call, method.clone(), path, body).await {
-                Err(CallError::Transient(error)) if start.elapsed() + pause < self.retry_for => {
+                Err(CallError::Transient(error)) if start.elapsed() + pause < self.patience() => {
                     tracing::debug!(%error, what = %call.what, ?pause, "the cluster did not answer, asking again");
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -277,6 +299,11 @@ impl Cluster {
                 other => return other,
             }
         }
+    }
+
+    /// How long requests are tried again.
+    fn patience(&self) -> Duration {
+        if self.answered.load(Ordering::Relaxed) { self.retry_for } else { self.retry_for.min(FIRST_CONTACT) }
     }
 
     /// Returns when the object has another version than `version`, or when `wait` is over. A watch that
@@ -340,47 +367,6 @@ pub(super) fn decoded<T: DeserializeOwned>(what: &str, value: Value) -> Result<T
     })
 }
 
-async fn load(options: &ClusterOptions) -> Result<Config> {
-    let wanted = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
-    if let Some(path) = &options.kubeconfig {
-        let file = path.clone();
-        let read = tokio::task::spawn_blocking(move || Kubeconfig::read_from(file)).await;
-        let kubeconfig = read
-            .map_err(|error| Error::failed("reading the kubeconfig panicked").with_source(error))?
-            .map_err(|error| wrong_kubeconfig(Some(path), error))?;
-        return Config::from_custom_kubeconfig(kubeconfig, &wanted)
-            .await
-            .map_err(|error| wrong_kubeconfig(Some(path), error));
-    }
-    match Config::from_kubeconfig(&wanted).await {
-        Ok(config) => Ok(config),
-        Err(error) if options.context.is_none() && in_cluster() => Config::incluster().map_err(|cause| {
-            tracing::debug!(%cause, "no kubeconfig either");
-            wrong_kubeconfig(None, error).with_source(cause)
-        }),
-        Err(error) => Err(wrong_kubeconfig(None, error)),
-    }
-}
-
-/// Whether this process runs in a pod of the cluster.
-pub(super) fn in_cluster() -> bool {
-    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(ACCOUNT_TOKEN).exists()
-}
-
-fn wrong_kubeconfig(path: Option<&Path>, error: KubeconfigError) -> Error {
-    let name =
-        path.map_or_else(|| "the kubeconfig".to_owned(), |path| format!("the kubeconfig {}", path.display()));
-    let wrong = Error::usage(format!("{name} cannot be used")).with_hint(
-        "name one with --kubeconfig or KUBECONFIG, and a context in it with --context; 'kubectl config get-contexts' lists them",
-    );
-    match error {
-        // What the parser says quotes lines, and lines hold keys and tokens.
-        KubeconfigError::Parse(_) => Error::usage(format!("{name} is no YAML of that kind"))
-            .with_hint("'kubectl config view' tells what is wrong with it"),
-        error => wrong.with_source(error),
-    }
-}
-
 /// A URL without user, password and query.
 fn without_secrets(url: &str) -> String {
     let Ok(mut url) = url::Url::parse(url) else { return "the cluster".to_owned() };
@@ -391,10 +377,10 @@ fn without_secrets(url: &str) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 
-/// Where a pod finds who it is.
-const ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a cluster that has never answered is asked.
+const FIRST_CONTACT: Duration = Duration::from_secs(10);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 

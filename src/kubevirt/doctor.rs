@@ -1,10 +1,14 @@
-//! What an export needs, looked at one by one, with the remedy for what is missing. Nothing is made.
+//! What an export needs, looked at one by one, with the remedy for what is missing. Nothing is made, but by
+//! [`probe`].
+
+mod ways;
 
 use serde_json::Value;
 
+pub use self::ways::{ProbeOptions, probe};
 use super::{
     Cluster, Power, Resource, Right, VolumePlan,
-    access::{TO_EXPORT, TO_FORWARD, TO_SNAPSHOT, missing_rights},
+    access::{TO_EXPORT, TO_SNAPSHOT, missing_rights},
     types::{Claim, VirtualMachine},
 };
 use crate::error::Error;
@@ -45,11 +49,11 @@ pub struct Check {
 }
 
 impl Check {
-    fn new(what: &'static str, verdict: Verdict, found: impl Into<String>) -> Self {
+    pub(crate) fn new(what: &'static str, verdict: Verdict, found: impl Into<String>) -> Self {
         Self { what, verdict, found: found.into(), remedy: None }
     }
 
-    fn remedy(self, remedy: impl Into<String>) -> Self {
+    pub(crate) fn remedy(self, remedy: impl Into<String>) -> Self {
         Self { remedy: Some(remedy.into()), ..self }
     }
 
@@ -58,9 +62,18 @@ impl Check {
     }
 }
 
+/// What was looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Examination {
+    /// In the order in which an export needs them.
+    pub checks: Vec<Check>,
+    /// Sizes of the VM's volumes together, in bytes; `None` where no VM was named or found.
+    pub volume_bytes: Option<u64>,
+}
+
 /// Looks at the cluster, and at a VM in it if one is named.
-pub async fn examine(cluster: &Cluster, vm: Option<&str>) -> Vec<Check> {
-    let mut checks = Vec::new();
+pub async fn examine(cluster: &Cluster, vm: Option<&str>) -> Examination {
+    let (mut checks, mut volume_bytes) = (Vec::new(), None);
     let exports = cluster.export_resource().await;
     match &exports {
         Ok(exports) => {
@@ -70,7 +83,7 @@ pub async fn examine(cluster: &Cluster, vm: Option<&str>) -> Vec<Check> {
         Err(error) => {
             checks.push(Check::failed("exports", Verdict::Bad, error));
             if error.kind() == crate::ErrorKind::Network {
-                return checks;
+                return Examination { checks, volume_bytes };
             }
         }
     }
@@ -83,33 +96,41 @@ pub async fn examine(cluster: &Cluster, vm: Option<&str>) -> Vec<Check> {
         Ok(snapshots) => Check::new("snapshots", Verdict::Good, snapshots.api_version()),
         Err(error) => Check::failed("snapshots", Verdict::Mind, &error),
     });
-    checks.extend(gates(cluster).await);
+    let kubevirt = installed(cluster).await;
+    checks.extend(kubevirt.as_ref().map(gates).unwrap_or_default());
     for (what, rights, verdict) in [
         ("rights to export", &TO_EXPORT[..], Verdict::Bad),
         ("rights for running VMs", &TO_SNAPSHOT, Verdict::Mind),
-        ("rights to port-forward", &TO_FORWARD, Verdict::Mind),
     ] {
         checks.push(rights_check(cluster, what, rights, verdict).await);
     }
+    let namespace = kubevirt
+        .as_ref()
+        .and_then(|kubevirt| kubevirt.pointer("/metadata/namespace"))
+        .and_then(Value::as_str);
+    checks.extend(ways::look(cluster, namespace).await);
     if let Some(name) = vm {
         match cluster.vm(name).await {
-            Ok(vm) => vm_checks(cluster, name, &vm, &mut checks).await,
+            Ok(vm) => volume_bytes = vm_checks(cluster, name, &vm, &mut checks).await,
             Err(error) => checks.push(Check::failed("VM", Verdict::Bad, &error)),
         }
     }
-    checks
+    Examination { checks, volume_bytes }
 }
 
-/// Before 1.8 the features are off unless they are listed; who may not read the list learns nothing.
-async fn gates(cluster: &Cluster) -> Vec<Check> {
-    let kubevirts: Vec<Value> = match cluster.list(&Resource::kubevirts(), true, "").await {
-        Ok(found) => found,
+/// The KubeVirt object; who may not read it learns nothing.
+async fn installed(cluster: &Cluster) -> Option<Value> {
+    match cluster.list(&Resource::kubevirts(), true, "").await {
+        Ok(found) => found.into_iter().next(),
         Err(error) => {
-            tracing::debug!(%error, "the feature gates cannot be read");
-            return Vec::new();
+            tracing::debug!(%error, "the KubeVirt object cannot be read");
+            None
         }
-    };
-    let Some(kubevirt) = kubevirts.first() else { return Vec::new() };
+    }
+}
+
+/// Before 1.8 the features are off unless they are listed.
+fn gates(kubevirt: &Value) -> Vec<Check> {
     let version =
         kubevirt.pointer("/status/observedKubeVirtVersion").and_then(Value::as_str).unwrap_or_default();
     let gates: Vec<&str> = kubevirt
@@ -159,11 +180,21 @@ async fn rights_check(cluster: &Cluster, what: &'static str, rights: &[Right], v
     Check::new(what, verdict, format!("missing: {}", list.join(", "))).remedy(commands.join(", "))
 }
 
-async fn vm_checks(cluster: &Cluster, name: &str, vm: &VirtualMachine, checks: &mut Vec<Check>) {
+/// Tells how large the volumes are together.
+async fn vm_checks(
+    cluster: &Cluster,
+    name: &str,
+    vm: &VirtualMachine,
+    checks: &mut Vec<Check>,
+) -> Option<u64> {
     let power = match cluster.power(name).await {
         Ok(power) => power,
-        Err(error) => return checks.push(Check::failed("VM", Verdict::Bad, &error)),
+        Err(error) => {
+            checks.push(Check::failed("VM", Verdict::Bad, &error));
+            return None;
+        }
     };
+    let mut bytes = 0_u64;
     checks.push(match power {
         Power::Stopped => Check::new("VM", Verdict::Good, "stopped: exported directly"),
         Power::Running { agent: true } => {
@@ -204,6 +235,7 @@ async fn vm_checks(cluster: &Cluster, name: &str, vm: &VirtualMachine, checks: &
             )
             .remedy("stop the VM for the export (--stop), or name the others with --volume"),
             (Ok(Some(claim)), _) => {
+                bytes = bytes.saturating_add(claim.size().unwrap_or(0));
                 let size = claim.size().map_or_else(String::new, |size| format!(", {} MiB", size >> 20));
                 Check::new("volume", Verdict::Good, format!("{}: claim {}{size}", volume.name, volume.claim))
             }
@@ -212,6 +244,7 @@ async fn vm_checks(cluster: &Cluster, name: &str, vm: &VirtualMachine, checks: &
     for left in &plan.left_out {
         checks.push(Check::new("left out", Verdict::Mind, format!("{}: {}", left.name, left.reason)));
     }
+    Some(bytes)
 }
 
 /// The first release in which exports and snapshots are on by themselves.

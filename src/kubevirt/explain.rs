@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::client::Call;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, cause};
 
 /// Why a request to the cluster came to nothing.
 #[derive(Debug)]
@@ -47,6 +47,14 @@ pub(super) fn failure(url: &str, call: &Call<'_>, error: kube::Error) -> CallErr
             Ok(error) => CallError::Refused(unauthenticated(&error)),
             Err(_) => CallError::Refused(Error::failed("cannot log in to the cluster")),
         },
+        other if certificate_error(&other) => CallError::Refused(
+            Error::new(ErrorKind::Cluster, format!("the certificate of the cluster at {url} is not trusted"))
+                .with_hint(
+                    "the kubeconfig is for another cluster, its certificate-authority is an old one, or something in between \
+                     shows a certificate of its own: 'kubectl version' must work",
+                )
+                .with_source(other),
+        ),
         other => CallError::Transient(
             Error::new(
                 ErrorKind::Network,
@@ -58,6 +66,11 @@ pub(super) fn failure(url: &str, call: &Call<'_>, error: kube::Error) -> CallErr
             .with_source(other),
         ),
     }
+}
+
+/// Whether TLS failed over the server's certificate, which will not pass.
+fn certificate_error(error: &kube::Error) -> bool {
+    matches!(cause(error), Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// No answer came in time.
@@ -131,6 +144,7 @@ pub(super) fn refusal(call: &Call<'_>, code: u16, reason: &str, message: &str) -
         ),
         (429 | 500 | 502..=504, _) => CallError::Transient(
             Error::new(ErrorKind::Network, format!("the cluster could not {verb} {what} ({code})"))
+                .with_hint("its API server, or what is behind it, has a bad moment: 'kubectl get --raw /readyz' tells")
                 .with_source(told()),
         ),
         _ => {
@@ -200,7 +214,7 @@ mod tests {
             (409, "AlreadyExists", "there", "exists", ""),
             (409, "Conflict", "busy", "refused", ""),
             (422, "Invalid", "invalid kind", "refused", ""),
-            (429, "TooManyRequests", "", "transient", ""),
+            (429, "TooManyRequests", "", "transient", "readyz"),
             (500, "InternalError", "", "transient", ""),
             (503, "ServiceUnavailable", "", "transient", ""),
         ] {

@@ -13,6 +13,7 @@ use tokio::{
     io::copy_bidirectional_with_sizes,
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
+    time::timeout,
 };
 
 use super::{Cluster, Resource, client::Call, explain, explain::CallError};
@@ -117,7 +118,14 @@ async fn open(cluster: &Cluster, target: &Target) -> Result<kube::api::Portforwa
         what: &what,
         namespace: Some(cluster.namespace()),
     };
-    pods.portforward(&target.pod, &[target.port]).await.map_err(|error| match explain::failure(cluster.url(), &call, error) {
+    // The client itself tries again for minutes.
+    let opened = timeout(cluster.timeout(), pods.portforward(&target.pod, &[target.port])).await;
+    let failed = match opened {
+        Ok(Ok(opened)) => return Ok(opened),
+        Ok(Err(error)) => explain::failure(cluster.url(), &call, error),
+        Err(_) => explain::no_answer(cluster.url(), &call, cluster.timeout()),
+    };
+    Err(match failed {
         CallError::Transient(error) => error.with_further_hint(
             "a proxy before the API server may not let websockets through: then take --reach external, or run this in the cluster",
         ),

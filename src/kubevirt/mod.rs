@@ -12,6 +12,7 @@
 
 mod access;
 mod client;
+mod config;
 mod discovery;
 mod doctor;
 mod explain;
@@ -35,7 +36,7 @@ pub use crate::quantity::parse_quantity;
 pub use self::{
     access::{Right, missing_rights},
     client::{Cluster, ClusterOptions},
-    doctor::{Check, Verdict, examine},
+    doctor::{Check, Examination, ProbeOptions, Verdict, examine, probe},
     leftovers::{Leftover, LeftoverKind, leftovers},
     links::VolumeLinks,
     names::{file_name, run_id},

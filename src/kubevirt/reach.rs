@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Session, Told, client::in_cluster};
+use super::{Session, Told, config::in_cluster};
 use crate::{
     error::{Error, ErrorKind, Result},
     source::{self, HttpOptions, Links, Source, SourceOptions, Transfer},
@@ -73,7 +73,7 @@ impl Way {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::External => "external link",
             Self::Forward => "port-forward through the API server",
@@ -134,6 +134,27 @@ impl Session {
             }
         }
         Err(unreachable(failed))
+    }
+
+    /// Every way that there may be from here.
+    pub(super) fn all_ways(&self) -> Vec<Way> {
+        let service = self.options.service_url.is_some().then_some(Way::Service);
+        service.into_iter().chain(Reach::Auto.ways(false, in_cluster())).collect()
+    }
+
+    /// Size of a disk, as the exporter says over this way.
+    pub(super) async fn size_by(
+        self: &Arc<Self>,
+        way: Way,
+        claim: &str,
+        http: &HttpOptions,
+    ) -> Result<Option<u64>> {
+        if way == Way::External && self.ready().await?.status.links.external.is_none() {
+            return Err(Error::new(ErrorKind::Cluster, "the export has no external link")
+                .with_hint(way.hint_if_absent()));
+        }
+        self.state.lock().await.way = Some(way);
+        self.size_of(claim, http).await
     }
 
     /// Size of a disk, as the exporter says.

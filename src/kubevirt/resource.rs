@@ -44,6 +44,14 @@ impl Resource {
         Self::new("", "v1", "Event", "events")
     }
 
+    pub(super) fn ingresses() -> Self {
+        Self::new("networking.k8s.io", "v1", "Ingress", "ingresses")
+    }
+
+    pub(super) fn routes() -> Self {
+        Self::new("route.openshift.io", "v1", "Route", "routes")
+    }
+
     pub(super) fn vms() -> Self {
         Self::new("kubevirt.io", "v1", "VirtualMachine", "virtualmachines")
     }

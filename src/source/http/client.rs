@@ -1,7 +1,6 @@
 //! The HTTP client: TLS, the token, and what statuses and errors mean.
 
 use std::{
-    error::Error as StdError,
     fmt,
     io::Read as _,
     net::SocketAddr,
@@ -21,7 +20,7 @@ use url::{Origin, Url};
 
 use super::{Endpoint, HttpOptions, Rate};
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, Result, cause},
     secret::Secret,
     source::SourceIdentity,
 };
@@ -627,22 +626,6 @@ fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {
     let (first, last) = range.trim().split_once('-')?;
     let (first, last, total) = (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
     (first <= last && last < total).then_some((first, last, total))
-}
-
-/// The first error of type `T` below `error`. An [`std::io::Error`] hides the one it wraps from
-/// `source`, so that is looked into.
-fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
 }
 
 const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-kubevirt-export-token");
