@@ -2,9 +2,13 @@
 
 mod chaos;
 mod cluster;
+mod doctor;
 mod faults;
 mod interrupted;
+mod logins;
+mod proxy;
 mod refusals;
+mod secrets;
 mod transfer;
 
 use std::{fs, path::Path};

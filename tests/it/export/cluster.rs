@@ -89,9 +89,50 @@ impl Cluster {
         for plural in ["virtualmachineexports", "virtualmachinesnapshots", "secrets"] {
             let ours =
                 |object: &Value| object["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "vmferry";
-            let left: Vec<Value> = self.sim.objects(plural, None).into_iter().filter(ours).collect();
-            assert!(left.is_empty(), "{plural}: {left:?}");
+            let left = || self.sim.objects(plural, None).into_iter().filter(ours).collect::<Vec<Value>>();
+            // What is deleted goes when the cluster's own finalizers have run.
+            wait_for("what is deleted to go", || {
+                left().iter().all(|object| object["metadata"]["deletionTimestamp"].is_null())
+            });
+            assert!(left().is_empty(), "{plural}: {:?}", left());
         }
+    }
+
+    /// `gc` lists whatever is left: every export, snapshot and secret that was not put in by the test, but for
+    /// what the cluster made itself for one of them and collects with it.
+    #[track_caller]
+    pub(super) fn assert_gc_lists_all(&self) {
+        let left = || {
+            let mut left = Vec::new();
+            for (kind, plural) in [
+                ("virtualmachineexport", "virtualmachineexports"),
+                ("virtualmachinesnapshot", "virtualmachinesnapshots"),
+                ("secret", "secrets"),
+            ] {
+                let other = |object: &Value| {
+                    let metadata = &object["metadata"];
+                    let is_theirs = metadata["name"].as_str().is_some_and(|name| name.starts_with("theirs"));
+                    is_theirs || (metadata["labels"].is_null() && metadata["ownerReferences"][0].is_object())
+                };
+                let objects = self.sim.objects(plural, None).into_iter().filter(|object| !other(object));
+                left.extend(
+                    objects.map(|object| format!("{kind}/{}", object["metadata"]["name"].as_str().unwrap())),
+                );
+            }
+            left.sort();
+            left
+        };
+        let kubeconfig = self.kubeconfig.to_str().expect("UTF-8");
+        let listed = || {
+            let rows = run(["gc", "--kubeconfig", kubeconfig, "-A", "-o", "json"]).expect(0).json();
+            let name = |row: &Value| Some(format!("{}/{}", row["kind"].as_str()?, row["name"].as_str()?));
+            let mut listed: Vec<String> = rows.as_array().expect("rows").iter().filter_map(name).collect();
+            listed.sort();
+            listed
+        };
+        // The cluster may be collecting garbage in between.
+        let is_settled = (0..20).any(|_| listed() == left());
+        assert!(is_settled, "gc lists {:?}, and there are {:?}", listed(), left());
     }
 
     /// Tokens in the cluster, as text.

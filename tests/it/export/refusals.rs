@@ -5,7 +5,7 @@ use std::fs;
 use vmferry_sim::{Action, Config, Disk, Rule, Vm};
 
 use super::cluster::{Cluster, MIB, assert_disk, web};
-use crate::support::{Finished, listing, run, scratch};
+use crate::support::{listing, scratch};
 
 #[test]
 fn what_does_not_exist_is_named() {
@@ -48,34 +48,6 @@ fn missing_rights_are_named_before_anything_is_made() {
     }
     assert_eq!(listing(place.path()), [""; 0]);
     cluster.assert_clean();
-}
-
-#[test]
-fn the_doctor_says_what_is_missing() {
-    let cluster = Cluster::start(Config::default());
-    web(&cluster);
-    cluster.sim.add_vm(Vm::new("demo", "half").claim("data", "gone").running(true).agent(false));
-    let kubeconfig = cluster.kubeconfig.to_str().unwrap().to_owned();
-    let doctor = |vm: &str| run(["doctor", vm, "--kubeconfig", &kubeconfig, "-o", "json"]);
-    let verdicts = |finished: &Finished| {
-        let rows = finished.json();
-        let rows = rows.as_array().unwrap().iter();
-        rows.map(|row| {
-            (row["check"].as_str().unwrap().to_owned(), row["verdict"].as_str().unwrap().to_owned())
-        })
-        .collect::<Vec<_>>()
-    };
-    let healthy = doctor("demo/web").expect(0);
-    assert!(verdicts(&healthy).iter().all(|(_, verdict)| verdict != "bad"), "{:?}", verdicts(&healthy));
-    let half = doctor("demo/half").expect(7);
-    assert!(verdicts(&half).contains(&("volume".into(), "bad".into())), "{:?}", verdicts(&half));
-    assert!(verdicts(&half).contains(&("VM".into(), "mind".into())), "{:?}", verdicts(&half));
-
-    let rules = vec![Rule::new(&["get"], &["*/*"])];
-    fs::write(&cluster.kubeconfig, cluster.sim.kubeconfig_with(rules)).unwrap();
-    let poor = doctor("demo/web").expect(7);
-    assert!(verdicts(&poor).contains(&("rights to export".into(), "bad".into())), "{:?}", verdicts(&poor));
-    assert!(cluster.sim.requests().iter().all(|r| r.method == "GET" || r.path.contains("selfsubjectaccess")));
 }
 
 #[test]
