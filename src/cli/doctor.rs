@@ -84,7 +84,8 @@ pub(super) async fn run(args: &DoctorArgs, output: &Output) -> Result<(), Failur
         }
         Ok(checks)
     };
-    let checks = signals::supervise(work, stop, output).await?;
+    // Boxed: the future is large.
+    let checks = signals::supervise(Box::pin(work), stop, output).await?;
     let mut rows = output.rows();
     for check in &checks {
         rows.push(&Line::from(check))?;
@@ -94,7 +95,7 @@ pub(super) async fn run(args: &DoctorArgs, output: &Output) -> Result<(), Failur
     if bad == 0 {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Cluster, format!("{bad} of {} checks are bad", checks.len())).into())
+    Err(Error::new(ErrorKind::Cluster, format!("bad: {bad} of {} checks", checks.len())).into())
 }
 
 /// A row: a check.

@@ -113,18 +113,31 @@ pub(crate) async fn demand(cluster: &Cluster, rights: &[Right]) -> Result<()> {
     }
     let list: Vec<String> =
         missing.iter().map(|right| format!("{} {}", right.verb, right.full_name())).collect();
-    let hints: Vec<String> = missing
-        .iter()
-        .map(|right| format!("--verb={} --resource={}", right.verb, right.full_name()))
-        .map(|what| {
-            format!("'kubectl create role NAME {what} -n {}' and a role binding", cluster.namespace())
-        })
-        .collect();
     Err(Error::new(
         ErrorKind::Cluster,
         format!("rights are missing in namespace {}: {}", cluster.namespace(), list.join(", ")),
     )
-    .with_hint(hints.join("\n")))
+    .with_hint(grants(cluster, &missing).join("\n")))
+}
+
+/// How to get rights: a command for each resource.
+pub(super) fn grants(cluster: &Cluster, missing: &[Right]) -> Vec<String> {
+    let mut resources: Vec<(String, Vec<&str>)> = Vec::new();
+    for right in missing {
+        let name = right.full_name();
+        match resources.iter_mut().find(|(resource, _)| *resource == name) {
+            Some((_, verbs)) => verbs.push(right.verb),
+            None => resources.push((name, vec![right.verb])),
+        }
+    }
+    let namespace = cluster.namespace();
+    let grant = |(resource, verbs): (String, Vec<&str>)| {
+        let verbs = verbs.join(",");
+        format!(
+            "'kubectl create role NAME --verb={verbs} --resource={resource} -n {namespace}' and a role binding"
+        )
+    };
+    resources.into_iter().map(grant).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 pub use self::ways::{ProbeOptions, probe};
 use super::{
     Cluster, Power, Resource, Right, VolumePlan,
-    access::{TO_EXPORT, TO_SNAPSHOT, missing_rights},
+    access::{TO_EXPORT, TO_SNAPSHOT, grants, missing_rights},
     types::{Claim, VirtualMachine},
 };
 use crate::error::Error;
@@ -172,12 +172,8 @@ async fn rights_check(cluster: &Cluster, what: &'static str, rights: &[Right], v
     }
     let list: Vec<String> =
         missing.iter().map(|right| format!("{} {}", right.verb, right.full_name())).collect();
-    let commands: Vec<String> = missing
-        .iter()
-        .map(|right| format!("--verb={} --resource={}", right.verb, right.full_name()))
-        .map(|what| format!("'kubectl create role NAME {what} -n {}'", cluster.namespace()))
-        .collect();
-    Check::new(what, verdict, format!("missing: {}", list.join(", "))).remedy(commands.join(", "))
+    Check::new(what, verdict, format!("missing: {}", list.join(", ")))
+        .remedy(grants(cluster, &missing).join(", "))
 }
 
 /// Tells how large the volumes are together.
@@ -210,6 +206,9 @@ async fn vm_checks(
     let plan = VolumePlan::of_vm(&vm.object);
     for volume in &plan.volumes {
         let found: Result<Option<Claim>, Error> = cluster.find(&Resource::claims(), &volume.claim).await;
+        if let Ok(Some(claim)) = &found {
+            bytes = bytes.saturating_add(claim.size().unwrap_or(0));
+        }
         let cannot = vm.status.volume_snapshot_statuses.iter().find(|s| s.name == volume.name && !s.enabled);
         checks.push(match (found, cannot) {
             (Err(error), _) => Check::failed("volume", Verdict::Bad, &error),
@@ -235,7 +234,6 @@ async fn vm_checks(
             )
             .remedy("stop the VM for the export (--stop), or name the others with --volume"),
             (Ok(Some(claim)), _) => {
-                bytes = bytes.saturating_add(claim.size().unwrap_or(0));
                 let size = claim.size().map_or_else(String::new, |size| format!(", {} MiB", size >> 20));
                 Check::new("volume", Verdict::Good, format!("{}: claim {}{size}", volume.name, volume.claim))
             }

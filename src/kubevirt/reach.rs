@@ -183,9 +183,15 @@ fn is_final(kind: ErrorKind) -> bool {
 }
 
 fn unreachable(mut failed: Vec<(Way, Error)>) -> Error {
-    let Some((_, last)) = failed.pop() else {
+    let Some((way, last)) = failed.pop() else {
         return Error::new(ErrorKind::Cluster, "there is no way to the exporter")
             .with_hint("take --reach port-forward, or run this in the cluster");
+    };
+    let last = match (way, last.kind()) {
+        (Way::Internal, ErrorKind::Network) if !in_cluster() => last.with_further_hint(
+            "only in the cluster are its services known by name: run this there, or take --reach port-forward",
+        ),
+        _ => last,
     };
     let others: Vec<String> = failed.iter().map(|(way, error)| format!("{}: {error}", way.name())).collect();
     if others.is_empty() {

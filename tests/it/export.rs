@@ -261,6 +261,9 @@ fn a_dry_run_makes_nothing() {
     assert_eq!(plan["left_out"][0]["name"], "cd");
     assert!(plan["space_needed"].as_u64().unwrap() > 0);
     assert_eq!(plan["reach"][0], "external link");
+    let text = cluster.run(place.path(), &["demo/web", "--output", "out", "--dry-run"]).expect(0);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("external link, then port-forward"), "{text}");
     assert_eq!(listing(place.path()), [""; 0]);
     assert!(cluster.sim.requests().iter().all(|request| request.method == "GET"), "only questions");
 }

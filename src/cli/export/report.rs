@@ -176,6 +176,7 @@ impl Report for DryRun<'_> {
         for left in &self.left_out {
             field(out, "Left out", format_args!("{}: {}", left.name, left.reason))?;
         }
+        field(out, "Reach", self.reach.join(", then "))?;
         let free = self.space_free.map_or_else(String::new, |free| format!(", {} free", Bytes(free)));
         field(out, "Space", format_args!("at most {} needed{free}", Bytes(self.space_needed)))
     }

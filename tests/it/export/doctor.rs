@@ -72,6 +72,7 @@ fn the_doctor_says_what_is_missing() {
     cluster.sim.add_vm(local);
     let local = doctor(&cluster, &["demo/local"]).expect(7);
     assert_line(&local, "volume", "bad", "cannot be snapshotted", "--stop");
+    assert_line(&local, "space", "good", "at most 1 MiB are needed", "");
     let none = doctor(&cluster, &["demo/nothing"]).expect(7);
     assert_line(&none, "VM", "bad", "demo/nothing does not exist", "kubectl get");
 

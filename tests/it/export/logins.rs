@@ -191,6 +191,18 @@ fn a_proxy_of_the_environment_leads_to_cluster_and_exporter() {
 }
 
 #[test]
+fn the_internal_link_outside_of_the_cluster_is_explained() {
+    let cluster = Cluster::start(Config::default());
+    web(&cluster);
+    let place = scratch();
+    let args = [&DATA[..], &["--reach", "internal", "--retry-for", "1s"]].concat();
+    let mut command = cluster.command(place.path(), &args);
+    let failed = Finished::from(without_proxies(&mut command).output().unwrap()).expect(6);
+    assert!(failed.stderr.contains("--reach port-forward"), "{}", failed.stderr);
+    cluster.assert_clean();
+}
+
+#[test]
 fn a_proxy_of_the_kubeconfig_leads_to_the_cluster() {
     let (cluster, proxy, _) = behind_a_proxy();
     let (_, data) = web(&cluster);
