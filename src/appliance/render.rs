@@ -3,7 +3,7 @@
 mod advice;
 mod devices;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vmferry_formats::ovf::{self, Envelope, Number, Setting, clean_text, resource};
 
@@ -31,7 +31,8 @@ pub struct Descriptor {
 ///
 /// # Errors
 /// - The options name a network, an operating system or a controller that there is not.
-/// - A file is for a disk that there is not, or has a name that not every importer takes.
+/// - A file is for a disk that there is not, or has a name that not every importer takes, or one that
+///   another file has.
 /// - More disks than the target has places for.
 pub fn descriptor(
     hardware: &Hardware,
@@ -47,6 +48,7 @@ pub fn descriptor(
         items: Vec::new(),
         warnings: earlier.to_vec(),
     };
+    check_names(files)?;
     let disks = renderer.join(files)?;
     let networks = renderer.networks()?;
     renderer.processors()?;
@@ -124,13 +126,16 @@ impl<'a> Renderer<'a> {
         }
         let mut placed = Vec::new();
         for (disk, file) in all.iter().zip(taken) {
-            if file.is_none() && disk.can_hold_a_file() && disk.kind != super::DiskKind::Cdrom {
+            if file.is_none() && disk.can_hold_a_file() {
                 self.warn(
                     &disk.field,
-                    format!("the disk {:?} is not in the appliance", disk.name),
+                    format!("what is on {:?} is not in the appliance", disk.name),
                     "add it where the appliance is imported, or export it too",
                 );
-                continue;
+                // A drive stays, empty.
+                if disk.kind != super::DiskKind::Cdrom {
+                    continue;
+                }
             }
             placed.push(Placed { disk: Some(disk), file });
         }
@@ -298,6 +303,17 @@ impl Nic {
             Attachment::Network(network) => network.as_str(),
         };
         self.name == name || network == name || network.rsplit_once('/').is_some_and(|(_, bare)| bare == name)
+    }
+}
+
+/// Importers that know no upper case must find each file.
+fn check_names(files: &[DiskFile]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    match files.iter().find(|file| !seen.insert(file.file_name.to_ascii_lowercase())) {
+        None => Ok(()),
+        Some(file) => {
+            Err(Error::usage(format!("two files of the appliance are called {:?}", file.file_name)))
+        }
     }
 }
 

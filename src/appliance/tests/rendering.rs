@@ -214,8 +214,9 @@ fn files_are_joined_by_name_or_in_order_and_the_boot_disk_comes_first() {
             ErrorKind::Usage
         );
     }
-    let odd = descriptor(&db(), &options, &[file("a b", 1)], &[]).unwrap_err();
-    assert_eq!(odd.kind(), ErrorKind::Usage);
+    for odd in [&[file("a b", 1)][..], &[file("a", 1), file("A", 1)]] {
+        assert_eq!(descriptor(&db(), &options, odd, &[]).unwrap_err().kind(), ErrorKind::Usage);
+    }
 }
 
 #[test]
@@ -239,6 +240,15 @@ fn drives_hold_iso_images_or_nothing() {
     assert!(drives[0].is_optional && drives[0].host_resources.is_empty());
 
     hardware.disks[0].claim = Some("cd".into());
+    let root = DiskFile { disk: Some("root".into()), ..file("r", 1 << 20) };
+    let described = descriptor(&hardware, &DescriptorOptions::default(), &[root], &[]).unwrap();
+    assert_eq!(items(&described, resource::CD).len(), 1);
+    assert!(
+        described
+            .warnings
+            .iter()
+            .any(|warning| warning.message.contains("on \"data\" is not in the appliance"))
+    );
     let files = [file("d", 1 << 20), file("r", 1 << 20)];
     let described = descriptor(&hardware, &DescriptorOptions::default(), &files, &[]).unwrap();
     assert_eq!((items(&described, resource::CD).len(), items(&described, resource::DISK).len()), (0, 2));
