@@ -20,7 +20,8 @@ mod tls;
 #[cfg(feature = "kubevirt")]
 pub use crate::export::{
     ApplianceOptions, ApplianceRecord, Export, ExportBuilder, ExportEvent, ExportOf, ExportOptions,
-    ExportPlan, ExportReport, ExportTarget, Packaging, PlannedOutput, SourceChoice, VolumeRecord, check_space,
+    ExportPlan, ExportReport, ExportTarget, Packaging, PlannedOutput, SourceChoice, VolumeRecord,
+    check_space,
 };
 pub use crate::{
     conversion::{

@@ -113,7 +113,10 @@ impl Export {
                 .with_hint("name the VM or a snapshot of it, or export the volume by itself with -O vmdk")
         })?;
         // What cannot be described is told before anything is moved.
-        let (hardware, warnings) = of_vm(vm)?;
+        let (mut hardware, warnings) = of_vm(vm)?;
+        if let Some(version) = self.cluster.kubevirt_version().await {
+            hardware.platform = Some(format!("KubeVirt {version}"));
+        }
         let outputs = places.outputs(&planned, self.form())?;
         if let Some(records) = self.packed_before(places, run, &planned) {
             run.volumes = records;

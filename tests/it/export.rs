@@ -1,5 +1,6 @@
 //! `vmferry export` against a simulated cluster: every source, way and format, and what goes wrong.
 
+mod appliance;
 mod chaos;
 mod cluster;
 mod doctor;

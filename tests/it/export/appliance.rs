@@ -1,0 +1,174 @@
+//! A whole VM as an appliance: what others say of it, how it is resumed, what is refused.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use vmferry_sim::{Config, Disk, Vm};
+
+use super::cluster::{Cluster, MIB, web};
+use crate::support::{listing, material, read, run, scratch, vmferry, wait_for};
+
+#[test]
+fn a_vm_becomes_an_ova_that_others_take() {
+    let cluster = Cluster::start(Config::default());
+    let (root, data) = web(&cluster);
+    let place = scratch();
+    let report = cluster
+        .run(place.path(), &["demo/web", "--output", "web.ova", "-o", "json", "--verify", "--sums"])
+        .expect(0)
+        .json();
+    let appliance = &report["appliance"];
+    assert_eq!((&appliance["file"], &appliance["format"]), (&"web.ova".into(), &"ova".into()));
+    assert_eq!(appliance["target_profile"], "vmware");
+    let files: Vec<&str> =
+        report["volumes"].as_array().unwrap().iter().map(|volume| volume["file"].as_str().unwrap()).collect();
+    assert_eq!(files, ["web-disk1.vmdk", "web-disk2.vmdk"]);
+    let told = appliance["warnings"].as_array().unwrap();
+    assert!(
+        told.iter().any(|warning| warning["field"].as_str().unwrap().contains("containerDisk")),
+        "{told:?}"
+    );
+    cluster.assert_clean();
+
+    let names = said(place.path(), "tar", &["-tf", "web.ova"]);
+    assert_eq!(names, "web.ovf\nweb-disk1.vmdk\nweb-disk2.vmdk\nweb.mf\n");
+    said(place.path(), "tar", &["-xf", "web.ova"]);
+    judge(place.path(), "web", &[root, data]);
+    run(["verify", text(&place.path().join("web.ova"))]).expect(0);
+}
+
+#[test]
+fn a_directory_holds_the_appliance_with_the_record_of_the_export() {
+    let cluster = Cluster::start(Config::default());
+    let (root, data) = web(&cluster);
+    let place = scratch();
+    let args = [
+        "demo/web",
+        "--output",
+        "out",
+        "-O",
+        "ovf",
+        "--target-profile",
+        "proxmox",
+        "--manifest-algorithm",
+        "sha1",
+    ];
+    cluster.run(place.path(), &args).expect(0);
+    let directory = place.path().join("out/web");
+    let mut names = listing(&directory);
+    names.retain(|name| !name.ends_with(".vmferry.jsonl"));
+    assert_eq!(names, ["manifest.json", "vm.yaml", "web-disk1.vmdk", "web-disk2.vmdk", "web.mf", "web.ovf"]);
+    judge(&directory, "web", &[root, data]);
+    let record: serde_json::Value = serde_json::from_slice(&read(&directory.join("manifest.json"))).unwrap();
+    assert_eq!(record["appliance"]["target_profile"], "proxmox");
+    assert!(!record["appliance"]["warnings"].as_array().unwrap().is_empty());
+    // And again from what is there.
+    let rest = ["--vm", "vm.yaml", "--disk", "web-disk1.vmdk", "--disk", "web-disk2.vmdk", "again.ova"];
+    let packed = vmferry(["pack"]).args(rest).current_dir(&directory).output().unwrap();
+    assert!(packed.status.success(), "{packed:?}");
+    run(["verify", text(&directory.join("again.ova"))]).expect(0);
+}
+
+#[test]
+fn an_ova_that_was_killed_goes_on_to_the_same_bytes() {
+    let cluster = Cluster::start(Config::default());
+    let disks = [cluster.disk(5, 30 * MIB), cluster.disk(6, 17 * MIB + 512)];
+    let vm = Vm::new("demo", "web")
+        .disk("root", Disk::bytes(disks[0].clone()))
+        .disk("data", Disk::bytes(disks[1].clone()));
+    cluster.sim.add_vm(vm);
+    let args = [
+        "demo/web",
+        "--output",
+        "out",
+        "-O",
+        "ova",
+        "--checkpoint-bytes",
+        "1MiB",
+        "--checkpoint-interval",
+        "50ms",
+    ];
+    let undisturbed = scratch();
+    cluster.run(undisturbed.path(), &args).expect(0);
+    let whole = read(&undisturbed.path().join("out/web/web.ova"));
+
+    for share in [5, 50, 90] {
+        let place = scratch();
+        let slow = [&args[..], &["--rate", "16MiB"]].concat();
+        let before = cluster.sent();
+        let mut child = cluster.spawn(place.path(), &slow);
+        let enough = before + 47 * MIB as u64 * share / 100;
+        wait_for("bytes", || cluster.sent() >= enough || child.try_wait().unwrap().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let report = cluster.run(place.path(), &[&args[..], &["-o", "json"]].concat()).expect(0).json();
+        assert!(read(&place.path().join("out/web/web.ova")) == whole, "killed at {share} %");
+        assert_eq!(report["volumes"].as_array().unwrap().len(), 2);
+        assert_eq!(
+            listing(&place.path().join("out/web")).len(),
+            4,
+            "{:?}",
+            listing(&place.path().join("out/web"))
+        );
+        cluster.assert_clean();
+    }
+}
+
+#[test]
+fn what_cannot_be_an_appliance_is_refused_before_anything_is_made() {
+    let cluster = Cluster::start(Config::default());
+    web(&cluster);
+    let place = scratch();
+    for (args, code, says) in [
+        (&["--pvc", "web-root", "-n", "demo", "--output", "a.ova"][..], 2, "describes a VM"),
+        (&["demo/web", "--output", "-", "-O", "ova"], 5, "pipe"),
+        (&["demo/web", "--output", "x.ovf"], 2, "several files"),
+        (&["demo/web", "--output", "a.ova", "--disk-format", "qcow2"], 2, "streamOptimized"),
+        (&["demo/web", "--output", "a.ova", "--network-map", "nowhere=LAN"], 2, "nowhere"),
+        (&["demo/web", "--output", "x.qcow2", "--target-profile", "proxmox"], 2, "for appliances"),
+        (&["demo/web", "--output", "a.ova", "--target-profile", "abacus"], 2, "abacus"),
+    ] {
+        let finished = cluster.run(place.path(), args).expect(code);
+        assert!(finished.stderr.contains(says), "{args:?}: {}", finished.stderr);
+        cluster.assert_clean();
+        assert_eq!(listing(place.path()), Vec::<String>::new(), "{args:?}");
+    }
+}
+
+/// What qemu-img, the schema and COT say of an appliance in a directory.
+fn judge(directory: &Path, base: &str, disks: &[Vec<u8>]) {
+    for (number, disk) in (1..).zip(disks) {
+        let image = directory.join(format!("{base}-disk{number}.vmdk"));
+        said(directory, "qemu-img", &["check", "-q", text(&image)]);
+        let raw = directory.join("raw");
+        fs::write(&raw, disk).unwrap();
+        said(directory, "qemu-img", &["compare", "-q", "-f", "raw", "-F", "vmdk", text(&raw), text(&image)]);
+        fs::remove_file(raw).unwrap();
+    }
+    let manifest = fs::read_to_string(directory.join(format!("{base}.mf"))).unwrap();
+    for line in manifest.lines() {
+        let (head, hash) = line.split_once(")= ").unwrap();
+        let (algorithm, name) = head.split_once('(').unwrap();
+        let sums = said(directory, &format!("{}sum", algorithm.to_lowercase()), &[name]);
+        assert!(sums.starts_with(hash), "{line}: {sums}");
+    }
+    let descriptor: PathBuf = directory.join(format!("{base}.ovf"));
+    if let Some(material) = material() {
+        let schema = material.join("ovf-schema/dsp8023_1.1.1.xsd");
+        said(directory, "xmllint", &["--noout", "--nonet", "--schema", text(&schema), text(&descriptor)]);
+    }
+}
+
+#[track_caller]
+fn said(directory: &Path, program: &str, args: &[&str]) -> String {
+    let done = Command::new(program).args(args).current_dir(directory).output().unwrap();
+    assert!(done.status.success(), "{program} {args:?}: {done:?}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
