@@ -41,7 +41,7 @@ impl Places {
             (None, Some(material)) => {
                 let corpus = work.join("corpus");
                 let mut make = Command::new(Path::new(&material).join("corpus/make-corpus"));
-                let status = make.args(["--only", "os,sparse"]).arg(&corpus).status()?;
+                let status = make.args(["--only", "os,sparse,tail,zeros"]).arg(&corpus).status()?;
                 if !status.success() {
                     return Err(format!("make-corpus: {status}").into());
                 }
@@ -158,8 +158,8 @@ impl Places {
 
     pub(crate) fn input(&self, name: &str) -> PathBuf {
         match name {
-            "os" => self.corpus.join("os.raw"),
-            "sparse" => self.corpus.join("sparse.raw"),
+            "os" | "sparse" | "tail" | "zeros" => self.corpus.join(format!("{name}.raw")),
+            "vm" => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/appliance/db.yaml"),
             "deflate" => self.work.join("os.deflate.qcow2"),
             "zstd" => self.work.join("os.zstd.qcow2"),
             "vmdk" => self.work.join("os.stream.vmdk"),
@@ -241,7 +241,7 @@ fn is_installed(program: &str) -> bool {
         || env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
-const INPUTS: [&str; 7] = ["os", "sparse", "deflate", "zstd", "vmdk", "gz", "huge"];
+const INPUTS: [&str; 9] = ["os", "sparse", "tail", "zeros", "deflate", "zstd", "vmdk", "gz", "huge"];
 const QEMU: &str = "QEMU";
 /// As fast as qemu-img gets: 16 requests in flight, written in any order.
 const QEMU_ARGS: [&str; 4] = ["convert", "-m", "16", "-W"];

@@ -168,7 +168,7 @@ const STREAM: Row = Row::new(
 .sized();
 
 /// All rows, in the order of the tables.
-pub(crate) const ROWS: [Row; 33] = [
+pub(crate) const ROWS: [Row; 35] = [
     Row::new(
         "raw-raw-none",
         "convert -f raw --digest none {os} {out}.raw",
@@ -312,6 +312,35 @@ pub(crate) const ROWS: [Row; 33] = [
     ),
     Row::new("digest", "digest -f raw {os}", None, &["openssl dgst -sha256 {os}"], 0.12),
     Row::new("digest-blksum", "digest -f raw {os}", None, &["blksum {os}"], 0.5),
+    Row::new(
+        "ova",
+        "pack --vm {vm} --disk {os} {out}.ova",
+        None,
+        &[
+            "QEMU -f raw -O vmdk -o subformat=streamOptimized {os} {out}.vmdk",
+            "sha256sum {out}.vmdk",
+            "tar -cPf {out}.ova {out}.vmdk",
+            "sync -d {out}.ova",
+        ],
+        0.06,
+    )
+    .cpu(0.10),
+    Row::new(
+        "ova-4",
+        "pack --vm {vm} --disk {os} --disk {sparse} --disk {tail} --disk {zeros} {out}.ova",
+        None,
+        &[
+            "QEMU -f raw -O vmdk -o subformat=streamOptimized {os} {out}-1.vmdk",
+            "QEMU -f raw -O vmdk -o subformat=streamOptimized {sparse} {out}-2.vmdk",
+            "QEMU -f raw -O vmdk -o subformat=streamOptimized {tail} {out}-3.vmdk",
+            "QEMU -f raw -O vmdk -o subformat=streamOptimized {zeros} {out}-4.vmdk",
+            "sha256sum {out}-1.vmdk {out}-2.vmdk {out}-3.vmdk {out}-4.vmdk",
+            "tar -cPf {out}.ova {out}-1.vmdk {out}-2.vmdk {out}-3.vmdk {out}-4.vmdk",
+            "sync -d {out}.ova",
+        ],
+        0.06,
+    )
+    .cpu(0.10),
     Row::new(
         "export-raw-qcow2",
         "export --kubeconfig {kubeconfig} -n demo --vmexport os --transfer raw --output {out}.qcow2",

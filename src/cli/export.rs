@@ -256,7 +256,7 @@ impl ExportArgs {
     /// The appliance that is made, if one is.
     fn appliance(&self, format: ExportFormat) -> Result<Option<ApplianceOptions>, Error> {
         let Some(packaging) = format.packaging() else {
-            return match self.described.given().or(self.seal.given()) {
+            return match self.described.given().or_else(|| self.seal.given()) {
                 Some(option) => Err(Error::usage(format!("{option} is for appliances: -O ova or -O ovf"))),
                 None => Ok(None),
             };
