@@ -113,7 +113,7 @@ fn the_schema_refuses_children_that_are_out_of_order() {
 }
 
 /// COT of the Python that `VMFERRY_PYTHON` names, or of the machine.
-fn cot() -> Option<PathBuf> {
+pub(crate) fn cot() -> Option<PathBuf> {
     let beside =
         std::env::var_os("VMFERRY_PYTHON").and_then(|python| Some(Path::new(&python).parent()?.join("cot")));
     let cot = beside.filter(|cot| cot.exists()).unwrap_or_else(|| "cot".into());

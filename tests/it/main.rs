@@ -19,6 +19,7 @@ mod memory;
 mod ova;
 mod ova_read;
 mod ova_resume;
+mod pack_vm;
 mod refusals;
 mod server;
 mod sources;

@@ -74,7 +74,7 @@ fn extract(archive: &Path, name: &str) -> Vec<u8> {
 }
 
 /// What `qemu-img` takes for the image at a place of an archive.
-fn inside(archive: &Path, offset: u64, size: u64) -> String {
+pub(crate) fn inside(archive: &Path, offset: u64, size: u64) -> String {
     let filename = archive.to_str().unwrap();
     format!(
         "json:{{\"driver\":\"vmdk\",\"file\":{{\"driver\":\"raw\",\"offset\":{offset},\"size\":{size},\
@@ -144,7 +144,7 @@ fn judge(archive: &Path, disks: &[PathBuf], report: &Value, algorithm: &str) {
     assert_eq!(tool("sh", ["-c", &check]).matches(": OK").count(), disks.len() + 1);
 }
 
-fn have_judges() -> bool {
+pub(crate) fn have_judges() -> bool {
     ["tar", "python3", "qemu-img", "sha256sum", "sha1sum"].iter().all(|program| have(program))
 }
 

@@ -367,6 +367,8 @@ fn entry_name(name: &[u8]) -> Result<String> {
     let text = std::str::from_utf8(name).map_err(|_| {
         Error::refused(format!("the name {:?} of an entry of the archive is not UTF-8", shown(name)))
     })?;
+    // `tar -C directory .` names files so.
+    let text = text.strip_prefix("./").unwrap_or(text);
     check_file_name(text)?;
     Ok(text.to_owned())
 }

@@ -165,6 +165,12 @@ fn long_names_and_pax_headers_say_what_the_next_entry_is() {
 }
 
 #[test]
+fn names_may_begin_with_the_directory_that_was_packed() {
+    let archive = open(&tar(&[("./x.ovf", b'0', OVF), ("./d.vmdk", b'0', b"1")])).unwrap();
+    assert_eq!(archive.entries.iter().map(|entry| &entry.name[..]).collect::<Vec<_>>(), ["x.ovf", "d.vmdk"]);
+}
+
+#[test]
 fn hostile_archives_are_refused_and_say_why() {
     use ErrorKind::{Corrupt, Limit, Refused, Truncated, Unsupported};
     let entry = |name: &str| tar(&[("x.ovf", b'0', OVF), (name, b'0', b"1")]);
@@ -195,7 +201,9 @@ fn hostile_archives_are_refused_and_say_why() {
         ("an absolute path", entry("/etc/passwd"), Refused, "a directory in it"),
         ("a parent", entry("../x.vmdk"), Refused, "a directory in it"),
         ("the parent itself", entry(".."), Refused, "a directory in it"),
-        ("the directory itself", entry("./"), Refused, "a directory"),
+        ("the directory itself", entry("./"), Refused, "is empty"),
+        ("a parent behind the directory", entry("./../x.vmdk"), Refused, "a directory in it"),
+        ("the directory twice", entry("././x.vmdk"), Refused, "a directory in it"),
         ("a path of Windows", entry("..\\x.vmdk"), Refused, "a directory in it"),
         ("an escape", entry("a\u{1b}[2J"), Refused, "control characters"),
         ("a line break", entry("a\nb"), Refused, "control characters"),
