@@ -34,7 +34,7 @@ mod yaml;
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 #[cfg(any(feature = "cli", feature = "kubevirt"))]
 pub use self::yaml::read_vm;
@@ -52,7 +52,7 @@ pub use self::{
 };
 
 /// Something of a VM that its description cannot say, or says otherwise.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
     /// The field: `spec.template.spec.domain.devices.gpus[0]`.
     pub field: String,

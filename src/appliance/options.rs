@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use vmferry_formats::ovf::format_uri;
+use vmferry_formats::{WriterSpec, ovf::format_uri, vmdk::Subformat};
 
 use crate::error::{Error, Result};
 
@@ -161,6 +161,16 @@ pub enum DiskFormat {
 }
 
 impl DiskFormat {
+    /// The format of images that are written so.
+    pub fn of(spec: &WriterSpec) -> Self {
+        match spec {
+            WriterSpec::Qcow2(_) => Self::Qcow2,
+            WriterSpec::Vmdk(options) if options.subformat == Subformat::MonolithicSparse => Self::VmdkSparse,
+            WriterSpec::Raw(_) => Self::Raw,
+            _ => Self::VmdkStream,
+        }
+    }
+
     /// The URI of `ovf:format`.
     pub const fn uri(self) -> &'static str {
         match self {

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use clap::Args;
 use vmferry::{
     Error, Signer,
-    appliance::{ControllerModel, DescriptorOptions, DiskFormat, MacPolicy, TargetNic, TargetProfile},
-    formats::{Format, WriterSpec, ova::ManifestHash, vmdk::Subformat},
+    appliance::{ControllerModel, DescriptorOptions, MacPolicy, TargetNic, TargetProfile},
+    formats::ova::ManifestHash,
 };
 
 use super::args::FormatArg;
@@ -122,18 +122,6 @@ impl DescriptorArgs {
             (self.os_type.is_some(), "--os-type"),
         ];
         given.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
-    }
-}
-
-/// What a descriptor calls the format of these images.
-pub(super) fn disk_format(spec: &WriterSpec) -> DiskFormat {
-    match (spec.format(), spec) {
-        (Format::Raw, _) => DiskFormat::Raw,
-        (Format::Qcow2, _) => DiskFormat::Qcow2,
-        (_, WriterSpec::Vmdk(options)) if options.subformat == Subformat::MonolithicSparse => {
-            DiskFormat::VmdkSparse
-        }
-        _ => DiskFormat::VmdkStream,
     }
 }
 

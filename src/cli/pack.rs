@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use vmferry::{
     ConversionOptions, ConversionSource, Error, Pack, PackBuilder, PackDisk, PackEvent, PackOptions,
     PackTarget,
-    appliance::{Descriptor, DiskFile, Warning, descriptor, of_ovf, of_vm, read_vm},
+    appliance::{Descriptor, DiskFile, DiskFormat, Warning, descriptor, of_ovf, of_vm, read_vm},
     formats::{
         Format, WriterSpec,
         deflate::Level,
@@ -25,7 +25,7 @@ use vmferry::{
 use self::report::PackSummary;
 use super::{
     Failure,
-    appliance::{DescriptorArgs, SealArgs, disk_format},
+    appliance::{DescriptorArgs, SealArgs},
     args::{CompressionArg, FormatArg, ResourceArgs, SourceArgs},
     output::Output,
     progress::Watch,
@@ -264,7 +264,7 @@ async fn describe(
             let is_taken = files.iter().any(|file| file.disk.as_ref() == Some(stem));
             !is_taken && hardware.disks.iter().any(|disk| disk.name == *stem)
         });
-        files.push(DiskFile { disk: holds, file_name, virtual_size, format: disk_format(spec) });
+        files.push(DiskFile { disk: holds, file_name, virtual_size, format: DiskFormat::of(spec) });
     }
     descriptor(&hardware, &args.described.options(), &files, &earlier)
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vmferry_formats::ova::ManifestHash;
 
@@ -13,7 +13,7 @@ use super::{
     run::Run,
 };
 use crate::{
-    appliance::{DescriptorOptions, DiskFile, Hardware, Warning, descriptor, of_vm},
+    appliance::{DescriptorOptions, DiskFile, DiskFormat, Hardware, Warning, descriptor, of_vm},
     conversion::{ConversionOptions, ConversionSource, ResumePolicy, Target},
     error::{Error, Result},
     kubevirt::{ExportSource, PlannedVolume, Session, Told, seconds},
@@ -37,6 +37,30 @@ pub struct ApplianceOptions {
     pub mtime: Option<u64>,
 }
 
+impl ApplianceOptions {
+    /// What a later run must be told again.
+    pub(super) fn parameters(&self) -> String {
+        let Self { packaging, descriptor, manifest_hash, signer, mtime } = self;
+        let mut text =
+            format!("{} for {} manifest={manifest_hash}", packaging.name(), descriptor.target_profile);
+        let mut say = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                text.push_str(&format!(" {name}={value}"));
+            }
+        };
+        say("nic_model", descriptor.nic_model.map(|model| model.to_string()));
+        say("disk_bus", descriptor.disk_bus.map(|model| model.to_string()));
+        for (from, to) in &descriptor.network_map {
+            say("network", Some(format!("{from:?}>{to:?}")));
+        }
+        say("mac", Some(descriptor.mac.to_string()));
+        say("os_type", descriptor.os_type.as_ref().map(|name| format!("{name:?}")));
+        say("mtime", mtime.map(|mtime| mtime.to_string()));
+        say("signed_by", signer.as_ref().map(Signer::fingerprint));
+        text
+    }
+}
+
 /// What an appliance looks like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Packaging {
@@ -58,20 +82,20 @@ impl Packaging {
 }
 
 /// What became of the appliance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplianceRecord {
     /// The OVA or the descriptor, as it is called beside the record, or where it is if there is no record.
     pub file: String,
     /// `ova` or `ovf`.
-    pub format: &'static str,
+    pub format: String,
     /// Whom it is described for.
-    pub target_profile: &'static str,
+    pub target_profile: String,
     /// Length of the OVA, or of all files of the appliance, in bytes.
     pub size: u64,
     /// SHA-256 of the OVA, if asked for.
     pub sha256: Option<String>,
     /// Hash function of the manifest (`.mf`).
-    pub manifest_hash: &'static str,
+    pub manifest_hash: String,
     /// Whether the manifest is signed.
     pub signed: bool,
     /// What of the VM could not be described, or is described otherwise.
@@ -89,6 +113,8 @@ struct Parts {
     names: Vec<String>,
     mtime: u64,
     warnings: Vec<Warning>,
+    /// All of it is as an interrupted run has written it.
+    is_earlier: bool,
 }
 
 impl Export {
@@ -118,14 +144,21 @@ impl Export {
             hardware.platform = Some(format!("KubeVirt {version}"));
         }
         let outputs = places.outputs(&planned, self.form())?;
-        if let Some(records) = self.packed_before(places, run, &planned) {
-            run.volumes = records;
-            run.appliance = Some(self.record_of_earlier(options, places, warnings)?);
+        if let Some((records, appliance)) = self.packed_before(places, run, &planned) {
+            (run.volumes, run.appliance) = (records, Some(appliance));
             return Ok(());
         }
         let session = self.reach(run, prepared, source, &first.claim).await?;
         let links = self.all_links(&session, &planned).await?;
-        let parts = self.parts(options, places, prepared, (&hardware, &warnings), &planned, &links).await?;
+        let mut parts =
+            self.parts(options, places, prepared, (&hardware, &warnings), &planned, &links).await?;
+        if let Some(state) = &mut run.state {
+            match &state.described {
+                // The descriptor is that of the earlier run, and so is what it could not say.
+                Some(warnings) if parts.is_earlier => parts.warnings.clone_from(warnings),
+                _ => state.remember_described(&parts.warnings)?,
+            }
+        }
         // Early: whoever must do something in the guest first need not wait for the end.
         let tell = self.teller();
         parts.warnings.iter().for_each(|warning| tell(Told::Warning(warning.to_string())));
@@ -152,7 +185,11 @@ impl Export {
             run.volumes.push(record);
         }
         let file = archive.unwrap_or_else(|| report.descriptor.clone());
-        run.appliance = Some(record(options, file, &report, parts.warnings));
+        let appliance = record(options, file, &report, parts.warnings);
+        if let Some(state) = &mut run.state {
+            state.remember_packed(&appliance)?;
+        }
+        run.appliance = Some(appliance);
         Ok(())
     }
 
@@ -186,7 +223,7 @@ impl Export {
                 disk: hardware.disks.iter().any(|disk| disk.name == volume.name).then(|| volume.name.clone()),
                 file_name: format!("{base}-disk{number}.{}", self.spec.format().name()),
                 virtual_size: self.disk_size(links).await?,
-                ..DiskFile::default()
+                format: DiskFormat::of(&self.spec),
             });
         }
         let described = descriptor(hardware, &options.descriptor, &files, warnings)?;
@@ -197,6 +234,7 @@ impl Export {
             names: files.into_iter().map(|file| file.file_name).collect(),
             mtime: options.mtime.or_else(|| made(prepared)).unwrap_or(0),
             warnings: described.warnings,
+            is_earlier: false,
         };
         let conversion = &self.options.conversion;
         if conversion.resume == ResumePolicy::Resume
@@ -207,6 +245,7 @@ impl Export {
             parts.names = earlier.file_names;
             parts.base = earlier.base_name;
             parts.mtime = earlier.mtime;
+            parts.is_earlier = true;
         }
         Ok(parts)
     }
@@ -269,32 +308,13 @@ impl Export {
         places: &Places,
         run: &Run,
         planned: &[PlannedVolume],
-    ) -> Option<Vec<VolumeRecord>> {
+    ) -> Option<(Vec<VolumeRecord>, ApplianceRecord)> {
         let state = run.state.as_ref()?;
+        let appliance = state.packed.clone()?;
         let record =
             |volume: &PlannedVolume| state.done.iter().find(|record| record.claim == volume.claim).cloned();
         let records: Vec<VolumeRecord> = planned.iter().map(record).collect::<Option<_>>()?;
-        self.appliance_file(places).ok()?.is_file().then_some(records)
-    }
-
-    fn record_of_earlier(
-        &self,
-        options: &ApplianceOptions,
-        places: &Places,
-        warnings: Vec<Warning>,
-    ) -> Result<ApplianceRecord> {
-        let path = self.appliance_file(places)?;
-        let size = std::fs::metadata(&path).map_err(|error| Error::io("look at", &path, error))?.len();
-        Ok(ApplianceRecord {
-            file: shown(places, &Target::Path(path)),
-            format: options.packaging.name(),
-            target_profile: options.descriptor.target_profile.name(),
-            size,
-            sha256: None,
-            manifest_hash: options.manifest_hash.name(),
-            signed: options.signer.is_some(),
-            warnings,
-        })
+        self.appliance_file(places).ok()?.is_file().then_some((records, appliance))
     }
 
     /// The OVA, or the descriptor in its directory: what has its name last.
@@ -323,11 +343,11 @@ fn record(
 ) -> ApplianceRecord {
     ApplianceRecord {
         file,
-        format: options.packaging.name(),
-        target_profile: options.descriptor.target_profile.name(),
+        format: options.packaging.name().to_owned(),
+        target_profile: options.descriptor.target_profile.name().to_owned(),
         size: report.output_size,
         sha256: report.file_sha256.map(|hash| hash.to_string()),
-        manifest_hash: report.manifest_hash.name(),
+        manifest_hash: report.manifest_hash.name().to_owned(),
         signed: report.signed,
         warnings,
     }

@@ -88,7 +88,10 @@ impl Export {
             return Ok(());
         };
         places.create()?;
-        let of = format!("{} of namespace {}, as {}", self.of, self.cluster.namespace(), self.spec);
+        let mut of = format!("{} of namespace {}, as {}", self.of, self.cluster.namespace(), self.spec);
+        if let Some(appliance) = &self.options.appliance {
+            of.push_str(&format!(", in an {}", appliance.parameters()));
+        }
         let (opened, left) = match state::open(&path)? {
             Found::Fresh(opened) => (opened, None),
             Found::Left(opened, left) => (opened, Some(left)),

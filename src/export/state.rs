@@ -12,8 +12,11 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::VolumeRecord;
-use crate::error::{Error, Result};
+use super::{ApplianceRecord, VolumeRecord};
+use crate::{
+    appliance::Warning,
+    error::{Error, Result},
+};
 
 /// The state of a run, held under a lock.
 #[derive(Debug)]
@@ -30,6 +33,10 @@ pub(super) struct RunState {
     /// Claims whose volumes were begun: what then stands under their outputs' names is this run's.
     pub(super) begun: Vec<String>,
     pub(super) done: Vec<VolumeRecord>,
+    /// What the descriptor of the appliance that was begun could not say.
+    pub(super) described: Option<Vec<Warning>>,
+    /// The appliance, once it is complete.
+    pub(super) packed: Option<ApplianceRecord>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,6 +61,12 @@ enum Line {
         #[serde(flatten)]
         volume: VolumeRecord,
     },
+    Described {
+        warnings: Vec<Warning>,
+    },
+    Packed {
+        appliance: ApplianceRecord,
+    },
 }
 
 /// What is found where a state may be.
@@ -74,6 +87,8 @@ pub(super) struct Left {
     pub(super) stopped: Option<Value>,
     begun: Vec<String>,
     done: Vec<VolumeRecord>,
+    described: Option<Vec<Warning>>,
+    packed: Option<ApplianceRecord>,
     valid_len: u64,
 }
 
@@ -147,6 +162,8 @@ fn parse(text: &str) -> Option<Left> {
                     stopped: None,
                     begun: Vec::new(),
                     done: Vec::new(),
+                    described: None,
+                    packed: None,
                     valid_len,
                 });
             }
@@ -163,6 +180,12 @@ fn parse(text: &str) -> Option<Left> {
             (Line::Done { volume }, Some(left)) => {
                 left.done.push(volume);
                 left.valid_len = valid_len;
+            }
+            (Line::Described { warnings }, Some(left)) => {
+                (left.described, left.valid_len) = (Some(warnings), valid_len);
+            }
+            (Line::Packed { appliance }, Some(left)) => {
+                (left.packed, left.valid_len) = (Some(appliance), valid_len);
             }
             _ => break,
         }
@@ -182,6 +205,8 @@ impl Opened {
             stopped: None,
             begun: Vec::new(),
             done: Vec::new(),
+            described: None,
+            packed: None,
         };
         state.cut(0)?;
         state.append(&Line::Run { version: VERSION, id: run, of: of.to_owned() })?;
@@ -199,6 +224,8 @@ impl Opened {
             stopped: left.stopped,
             begun: left.begun,
             done: left.done,
+            described: left.described,
+            packed: left.packed,
         };
         state.cut(left.valid_len)?;
         Ok(state)
@@ -231,6 +258,18 @@ impl RunState {
     pub(super) fn remember(&mut self, volume: &VolumeRecord) -> Result<()> {
         self.done.push(volume.clone());
         self.append(&Line::Done { volume: volume.clone() })
+    }
+
+    /// Remembers what a descriptor could not say, before the appliance that it is for is begun.
+    pub(super) fn remember_described(&mut self, warnings: &[Warning]) -> Result<()> {
+        self.described = Some(warnings.to_vec());
+        self.append(&Line::Described { warnings: warnings.to_vec() })
+    }
+
+    /// Remembers an appliance that is complete.
+    pub(super) fn remember_packed(&mut self, appliance: &ApplianceRecord) -> Result<()> {
+        self.packed = Some(appliance.clone());
+        self.append(&Line::Packed { appliance: appliance.clone() })
     }
 
     /// There is nothing to remember any more.

@@ -76,7 +76,7 @@ impl Report for ExportSummary<'_> {
             field(out, "Output", output)?;
         }
         if let Some(appliance) = self.appliance {
-            let (size, profile) = (Bytes(appliance.size), appliance.target_profile);
+            let (size, profile) = (Bytes(appliance.size), &appliance.target_profile);
             let signed = if appliance.signed { ", signed" } else { "" };
             field(out, "Appliance", format_args!("{}, {size}, for {profile}{signed}", appliance.file))?;
         }

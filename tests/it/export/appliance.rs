@@ -73,6 +73,25 @@ fn a_directory_holds_the_appliance_with_the_record_of_the_export() {
 }
 
 #[test]
+fn the_descriptor_says_what_the_images_are() {
+    let cluster = Cluster::start(Config::default());
+    cluster.sim.add_vm(Vm::new("demo", "web").disk("root", Disk::bytes(cluster.disk(7, 2 * MIB))));
+    for (format, uri) in
+        [("qcow2", "qcow-image-format"), ("raw", "wiki/Byte"), ("vmdk", "vmdk.html#streamOptimized")]
+    {
+        let place = scratch();
+        cluster
+            .run(place.path(), &["demo/web", "--output", "out", "-O", "ovf", "--disk-format", format])
+            .expect(0);
+        let descriptor = fs::read_to_string(place.path().join("out/web/web.ovf")).unwrap();
+        assert!(
+            descriptor.contains(uri) && descriptor.contains(&format!("web-disk1.{format}")),
+            "{descriptor}"
+        );
+    }
+}
+
+#[test]
 fn an_ova_that_was_killed_goes_on_to_the_same_bytes() {
     let cluster = Cluster::start(Config::default());
     let disks = [cluster.disk(5, 30 * MIB), cluster.disk(6, 17 * MIB + 512)];
@@ -104,7 +123,19 @@ fn an_ova_that_was_killed_goes_on_to_the_same_bytes() {
         wait_for("bytes", || cluster.sent() >= enough || child.try_wait().unwrap().is_some());
         child.kill().unwrap();
         child.wait().unwrap();
-        let report = cluster.run(place.path(), &[&args[..], &["-o", "json"]].concat()).expect(0).json();
+        // Other parameters would make another descriptor than the one that is begun.
+        let other = [&args[..], &["--nic-model", "e1000"]].concat();
+        assert!(cluster.run(place.path(), &other).expect(5).stderr.contains("unfinished export"));
+        let finished = cluster.run(place.path(), &[&args[..], &["-o", "json", "-v"]].concat()).expect(0);
+        if share > 50 {
+            assert!(finished.stderr.contains("taking up an interrupted run"), "{}", finished.stderr);
+        }
+        let report = finished.json();
+        let warnings = |directory: &Path| {
+            let record = read(&directory.join("out/web/manifest.json"));
+            serde_json::from_slice::<serde_json::Value>(&record).unwrap()["appliance"].clone()
+        };
+        assert_eq!(warnings(place.path()), warnings(undisturbed.path()));
         assert!(read(&place.path().join("out/web/web.ova")) == whole, "killed at {share} %");
         assert_eq!(report["volumes"].as_array().unwrap().len(), 2);
         assert_eq!(
@@ -138,7 +169,7 @@ fn what_cannot_be_an_appliance_is_refused_before_anything_is_made() {
     }
 }
 
-/// What qemu-img, the schema and COT say of an appliance in a directory.
+/// What qemu-img, the hashes' own programs and the schema say of an appliance in a directory.
 fn judge(directory: &Path, base: &str, disks: &[Vec<u8>]) {
     for (number, disk) in (1..).zip(disks) {
         let image = directory.join(format!("{base}-disk{number}.vmdk"));
