@@ -72,7 +72,7 @@ fn an_image_that_is_called_like_a_disk_holds_that_disk() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|disk| disk["virtual_size"].as_u64().unwrap())
+        .map(|disk| disk["capacity"].as_u64().unwrap())
         .collect();
     // The one that the VM starts from comes first.
     assert_eq!(sizes, [5 << 20, 3 << 20], "{inspected}");
