@@ -68,14 +68,16 @@ fn an_image_that_is_called_like_a_disk_holds_that_disk() {
         "{warnings:?}"
     );
     let inspected = run(["inspect", "-o", "json", text(&archive)]).expect(0).json();
-    let sizes: Vec<u64> = inspected["disks"]
-        .as_array()
-        .unwrap()
+    let items = inspected["items"].as_array().unwrap();
+    let places: Vec<&str> = items
         .iter()
-        .map(|disk| disk["capacity"].as_u64().unwrap())
+        .filter(|item| item["kind"] == "disk")
+        .map(|item| item["resources"][0].as_str().unwrap())
         .collect();
-    // The one that the VM starts from comes first.
-    assert_eq!(sizes, [5 << 20, 3 << 20], "{inspected}");
+    // The one that the VM starts from comes first: the second file.
+    assert_eq!(places, ["ovf:/disk/vmdisk2", "ovf:/disk/vmdisk1"], "{inspected}");
+    let capacity = |index: usize| inspected["disks"][index]["capacity"].as_u64();
+    assert_eq!((capacity(0), capacity(1)), (Some(3 << 20), Some(5 << 20)));
 }
 
 #[test]
