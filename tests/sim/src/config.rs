@@ -20,8 +20,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Whether feature gate `VMExport` is on, which only matters up to 1.8.
     pub export_gate: bool,
+    /// Whether feature gate `Snapshot` is on.
+    pub snapshot_gate: bool,
     /// Life of an export without `ttlDuration`.
     pub default_ttl: Duration,
+    /// API groups that the cluster does not have, as if what serves them were not installed.
+    pub absent_groups: Vec<String>,
     /// How often a watch that asked for bookmarks gets one.
     pub bookmark_interval: Duration,
 }
@@ -35,7 +39,9 @@ impl Default for Config {
             delay: Duration::from_millis(5),
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             export_gate: true,
+            snapshot_gate: true,
             default_ttl: Duration::from_secs(2 * 3600),
+            absent_groups: Vec::new(),
             bookmark_interval: Duration::from_secs(1),
         }
     }

@@ -9,13 +9,11 @@ use hyper::{
 };
 use serde_json::{Value, json};
 
-use super::{Answer, Target, auth, expand, nosniff, respond, with_cache_header};
+use super::{Answer, Target, auth, expand, lifecycle, nosniff, respond, with_cache_header};
 use crate::{
-    control::vm as control,
     http::{self, Body},
     refusal::{Asked, Refusal},
-    store::Key,
-    world::{State, User, World},
+    world::{User, World},
 };
 
 /// Reads of the guest, whose failures are plain text.
@@ -71,17 +69,14 @@ pub(super) async fn handle(
         ("expand-vm-spec", _) => respond(&Answer::ok(expand_given(world, namespace, body)?)),
         ("virtualmachines", "expand-spec") => respond(&Answer::ok(expand_stored(world, namespace, name)?)),
         ("virtualmachines", call) => {
-            world.change(|state| lifecycle(state, namespace, name, call, &body))?;
+            world.change(|state| lifecycle::of_vm(state, namespace, name, call, &body))?;
             http::empty(StatusCode::ACCEPTED)
         }
         ("virtualmachineinstances", call) if GUEST_READS.contains(&call) => {
             guest_read(world, namespace, name)
         }
-        ("virtualmachineinstances", _) => {
-            let state = world.lock();
-            if state.store.get("kubevirt.io/virtualmachineinstances", namespace, name).is_none() {
-                return Err(Refusal::not_found("kubevirt.io", "virtualmachineinstance", name));
-            }
+        ("virtualmachineinstances", call) => {
+            world.change(|state| lifecycle::of_instance(state, namespace, name, call, &body))?;
             http::empty(StatusCode::OK)
         }
         _ => return Err(Refusal::no_such_path()),
@@ -142,45 +137,4 @@ fn guest_read(world: &World, namespace: &str, name: &str) -> Response<Body> {
     let mut response = http::text(StatusCode::INTERNAL_SERVER_ERROR, message);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
-}
-
-/// Starts, stops and the like, with the refusals for the wrong moment.
-fn lifecycle(
-    state: &mut State,
-    namespace: &str,
-    name: &str,
-    call: &str,
-    body: &Value,
-) -> Result<(), Refusal> {
-    let key = Key::new("kubevirt.io/virtualmachines", namespace, name);
-    let vm = state
-        .store
-        .find(&key)
-        .cloned()
-        .ok_or_else(|| Refusal::not_found("kubevirt.io", "virtualmachine", name))?;
-    let has_instance = state.store.get("kubevirt.io/virtualmachineinstances", namespace, name).is_some();
-    let strategy = control::run_strategy(&vm);
-    let conflict = |why: &str| Refusal::conflict("kubevirt.io", "virtualmachine", name, why);
-    let is_dry_run = body["dryRun"].as_array().is_some_and(|list| !list.is_empty());
-    let wanted = match call {
-        "start" if has_instance => return Err(conflict("VM is already running")),
-        "start" if matches!(strategy, "Always" | "Once") => {
-            return Err(conflict(&format!("{strategy} does not support manual start requests")));
-        }
-        "start" => true,
-        "stop" if !has_instance => return Err(conflict("VM is not running")),
-        "stop" => false,
-        "restart" if matches!(strategy, "Halted" | "Once") => {
-            return Err(conflict(&format!("RunStategy {strategy} does not support manual restart requests")));
-        }
-        "restart" if !has_instance => return Err(conflict("VM is not running: Halted")),
-        "migrate" if !has_instance => {
-            return Err(Refusal::not_found("kubevirt.io", "virtualmachineinstance", name));
-        }
-        _ => return Ok(()),
-    };
-    if !is_dry_run {
-        control::set_running(state, namespace, name, wanted);
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@ mod export;
 mod garbage;
 mod kubelet;
 pub(crate) mod links;
+pub(crate) mod migration;
 mod restore;
 mod snapshot;
 mod source;
@@ -40,6 +41,7 @@ fn step(world: &World) {
     world.change(garbage::step);
     world.change(|state| claims::step(world, state));
     world.change(|state| vm::step(world, state));
+    world.change(migration::step);
     world.change(|state| snapshot::step(world, state));
     world.change(|state| restore::step(world, state));
     world.change(|state| clone::step(world, state));
