@@ -98,6 +98,8 @@ impl Cluster {
             config.auth_info.impersonate = Some(user.clone());
         }
         config.connect_timeout = Some(options.timeout.min(CONNECT_TIMEOUT));
+        // Requests are repeated here, where it is known which may be, for how long, and what it is told.
+        config.default_retry = false;
         let url = without_secrets(&config.cluster_url.to_string());
         let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         super::resource::check_name("namespace", &namespace)?;
@@ -123,6 +125,11 @@ impl Cluster {
 
     pub(super) fn client(&self) -> kube::Client {
         self.client.clone()
+    }
+
+    /// How long requests that may be repeated are tried again.
+    pub(super) fn retry_for(&self) -> Duration {
+        self.retry_for
     }
 
     /// An object of the namespace; `None` if there is none of that name.

@@ -12,28 +12,35 @@
 
 mod access;
 mod client;
+mod clones;
 mod discovery;
 mod doctor;
 mod explain;
 mod forward;
+mod glob;
 mod identity;
 mod leftovers;
 mod links;
+mod made;
 mod names;
+mod pages;
 mod plan;
 mod quantity;
 mod reach;
 mod resource;
 mod session;
 mod snapshot;
+mod snapshots;
 mod time;
 pub mod types;
 mod vm;
+mod vms;
 mod wait;
 
 pub use self::{
     access::{Right, missing_rights},
     client::{Cluster, ClusterOptions},
+    clones::Cloned,
     doctor::{Check, Verdict, examine},
     leftovers::{Leftover, LeftoverKind, leftovers},
     links::VolumeLinks,
@@ -44,8 +51,16 @@ pub use self::{
     resource::Resource,
     session::{ExportSource, Session, SessionOptions, Told},
     snapshot::{Consistency, Quiesce, Snapshot},
+    snapshots::{
+        OwnershipPolicy, ReadinessPolicy, RestoreRequest, RestoreVolumePolicy, Restored, SnapshotInfo,
+        SnapshotPages, SnapshotRequest, SnapshotVolumesInfo, Snapshots,
+    },
     time::go_duration,
     vm::Power,
+    vms::{
+        Acted, Acting, ConditionInfo, DiskInfo, Doomed, Migrated, NicInfo, PhaseInfo, PowerState, VmChange,
+        VmDetail, VmInfo, VmMetadata, VmPages, VmQuery, VmState, VmWatch, Vms,
+    },
 };
 
 pub(crate) use self::{
