@@ -25,7 +25,7 @@ use super::{
     verify::VerifyArgs,
 };
 #[cfg(feature = "kubevirt")]
-use super::{doctor::DoctorArgs, export::ExportArgs, gc::GcArgs};
+use super::{doctor::DoctorArgs, export::ExportArgs, gc::GcArgs, snapshot::SnapshotArgs, vm::VmArgs};
 
 /// Export VMs from KubeVirt and convert virtual disks between RAW, QCOW2 and VMDK in one pass, hashed and resumable
 #[derive(Debug, Parser)]
@@ -56,6 +56,10 @@ pub(crate) enum Command {
     Gc(GcArgs),
     #[cfg(feature = "kubevirt")]
     Doctor(DoctorArgs),
+    #[cfg(feature = "kubevirt")]
+    Vm(VmArgs),
+    #[cfg(feature = "kubevirt")]
+    Snapshot(SnapshotArgs),
     Inspect(InspectArgs),
     Map(MapArgs),
     Digest(DigestArgs),

@@ -38,6 +38,15 @@ pub(crate) struct ClusterArgs {
 impl ClusterArgs {
     /// The cluster; `namespace` counts where none was named.
     pub(crate) async fn connect(&self, namespace: Option<&str>) -> Result<Cluster, Error> {
+        self.connect_as(namespace, ClusterOptions::default().retry_for).await
+    }
+
+    /// The same for commands that somebody waits for: a cluster that cannot be reached is given up soon.
+    pub(crate) async fn connect_briefly(&self, namespace: Option<&str>) -> Result<Cluster, Error> {
+        self.connect_as(namespace, BRIEFLY).await
+    }
+
+    async fn connect_as(&self, namespace: Option<&str>, retry_for: Duration) -> Result<Cluster, Error> {
         if let (Some(named), Some(other)) = (&self.namespace, namespace)
             && named != other
         {
@@ -49,8 +58,11 @@ impl ClusterArgs {
             namespace: self.namespace.clone().or_else(|| namespace.map(str::to_owned)),
             act_as: self.act_as.clone(),
             timeout: self.request_timeout,
-            ..ClusterOptions::default()
+            retry_for,
         };
         Cluster::connect(&options).await
     }
 }
+
+/// Long enough for an API server that is restarted behind a load balancer.
+const BRIEFLY: Duration = Duration::from_secs(10);

@@ -2,6 +2,8 @@
 
 mod args;
 #[cfg(feature = "kubevirt")]
+mod cloned;
+#[cfg(feature = "kubevirt")]
 mod cluster;
 mod completion;
 mod convert;
@@ -19,9 +21,19 @@ mod logging;
 mod map;
 mod output;
 mod progress;
+#[cfg(feature = "kubevirt")]
+mod question;
 mod signals;
+#[cfg(feature = "kubevirt")]
+mod snapshot;
+#[cfg(feature = "kubevirt")]
+mod table;
 mod units;
 mod verify;
+#[cfg(feature = "kubevirt")]
+mod vm;
+#[cfg(feature = "kubevirt")]
+mod waiting;
 mod writing;
 
 use std::{
@@ -94,14 +106,22 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Gc(args) => gc::run(&args, output).await,
         Command::Inspect(args) => inspect::run(args, output).await,
         Command::Map(args) => map::run(args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Snapshot(args) => snapshot::run(args, output).await,
         Command::Verify(args) => verify::run(args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Vm(args) => vm::run(&args, output).await,
     }
 }
 
 /// Formats for rows are refused before anything runs, not after an hour.
 fn check_output_format(cli: &Cli) -> Result<(), Error> {
-    let rows = match cli.command {
+    let rows = match &cli.command {
         Command::Map(_) => true,
+        #[cfg(feature = "kubevirt")]
+        Command::Vm(args) => args.has_rows(),
+        #[cfg(feature = "kubevirt")]
+        Command::Snapshot(args) => args.has_rows(),
         #[cfg(feature = "kubevirt")]
         Command::Doctor(_) | Command::Gc(_) => true,
         _ => false,

@@ -17,5 +17,9 @@ mod kill;
 mod memory;
 mod refusals;
 mod server;
+#[cfg(feature = "kubevirt")]
+mod snapshot;
 mod sources;
 mod support;
+#[cfg(feature = "kubevirt")]
+mod vm;
