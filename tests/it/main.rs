@@ -16,6 +16,8 @@ mod judges;
 mod kill;
 mod memory;
 mod refusals;
+#[cfg(feature = "kubevirt")]
+mod roles;
 mod server;
 #[cfg(feature = "kubevirt")]
 mod snapshot;
