@@ -24,6 +24,8 @@ pub struct Config {
     pub snapshot_gate: bool,
     /// Life of an export without `ttlDuration`.
     pub default_ttl: Duration,
+    /// Whether the cluster has a metrics server; discovery does not show it.
+    pub metrics_server: bool,
     /// API groups that the cluster does not have, as if what serves them were not installed.
     pub absent_groups: Vec<String>,
     /// How often a watch that asked for bookmarks gets one.
@@ -41,6 +43,7 @@ impl Default for Config {
             export_gate: true,
             snapshot_gate: true,
             default_ttl: Duration::from_secs(2 * 3600),
+            metrics_server: false,
             absent_groups: Vec::new(),
             bookmark_interval: Duration::from_secs(1),
         }

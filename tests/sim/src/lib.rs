@@ -14,7 +14,8 @@
 //!   restores, clones, VMs and their instances, data volumes and claims. They take visible steps, [`Config::delay`] apart.
 //! - **The lifecycle** of VMs: start (held still too), stop with grace periods, restart, pause and unpause, with what
 //!   each run strategy makes of it and what is said to the others; phases of instances; guests that end, do not react
-//!   ([`Vm::deaf`]), cannot run ([`Vm::in_trouble`]), have an agent or none; migrations between three nodes.
+//!   ([`Vm::deaf`]), cannot run ([`Vm::in_trouble`]), have an agent or none; migrations between three nodes; a screen, and
+//!   metrics where there is a server for them ([`Config::metrics_server`]).
 //! - **The webhooks'** defaults and refusals for exports, snapshots, restores and migrations.
 //! - **The data path**: the export proxy, and exporters that are reached by port-forward or
 //!   [`Simulator::service_address`]: raw with ranges, gzip, trees, archives, manifests, the token.

@@ -7,6 +7,7 @@ mod delete;
 mod discovery;
 mod expand;
 mod lifecycle;
+mod metrics;
 mod openapi;
 mod portforward;
 pub(crate) mod resources;
@@ -211,6 +212,11 @@ async fn route(
         ["apis"] => Ok(respond(&Answer::ok(discovery::groups(&world.resources)))),
         ["apis", group, ..] if world.config.absent_groups.iter().any(|absent| absent == group) => {
             Err(Refusal::no_such_path())
+        }
+        ["apis", "metrics.k8s.io", "v1beta1", "namespaces", namespace, "pods"]
+            if world.config.metrics_server =>
+        {
+            metrics::pods(world, &user, namespace, &Query::parse(request.uri().query()))
         }
         ["apis", group] => {
             let group = discovery::group(&world.resources, group).ok_or_else(Refusal::no_such_path)?;

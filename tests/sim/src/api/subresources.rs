@@ -30,7 +30,7 @@ pub(super) async fn handle(
     let (namespace, name) = (target.namespace.unwrap_or_default(), target.name.unwrap_or_default());
     let subresource = target.subresource.as_str();
     let is_read = GUEST_READS.contains(&subresource)
-        || matches!(subresource, "expand-spec" | "objectgraph")
+        || matches!(subresource, "expand-spec" | "objectgraph" | "vnc/screenshot")
         || matches!(target.plural, "version" | "healthz");
     let asked = Asked {
         group: "subresources.kubevirt.io",
@@ -73,8 +73,9 @@ pub(super) async fn handle(
             http::empty(StatusCode::ACCEPTED)
         }
         ("virtualmachineinstances", call) if GUEST_READS.contains(&call) => {
-            guest_read(world, namespace, name)
+            guest_read(world, namespace, name, call)
         }
+        ("virtualmachineinstances", "vnc/screenshot") => screenshot(world, namespace, name),
         ("virtualmachineinstances", call) => {
             world.change(|state| lifecycle::of_instance(state, namespace, name, call, &body))?;
             http::empty(StatusCode::OK)
@@ -115,7 +116,7 @@ fn expand_given(world: &World, namespace: &str, mut vm: Value) -> Result<Value, 
     expand::expand(&world.lock(), &vm)
 }
 
-fn guest_read(world: &World, namespace: &str, name: &str) -> Response<Body> {
+fn guest_read(world: &World, namespace: &str, name: &str, call: &str) -> Response<Body> {
     let state = world.lock();
     let instance = state.store.get("kubevirt.io/virtualmachineinstances", namespace, name);
     let memo = state.vms.get(&(namespace.to_owned(), name.to_owned()));
@@ -126,10 +127,20 @@ fn guest_read(world: &World, namespace: &str, name: &str) -> Response<Body> {
                 "Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io \"{name}\": VMI does not have guest agent connected"
             )
         }
+        Some(_) if call == "filesystemlist" => {
+            return respond(&Answer::ok(json!({"items": [{
+                "diskName": "vda1", "mountPoint": "/", "fileSystemType": "ext4", "usedBytes": 1_500_000_000_u64,
+                "totalBytes": 6_000_000_000_u64, "disk": [{"busType": "virtio"}],
+            }], "metadata": {}})));
+        }
+        Some(_) if call == "userlist" => {
+            let user = json!({"userName": "debian", "domain": "", "loginTime": 1_795_415_787});
+            return respond(&Answer::ok(json!({"items": [user], "metadata": {}})));
+        }
         Some(_) => {
             return respond(&Answer::ok(json!({
                 "guestAgentVersion": "8.2.0", "hostname": name, "timezone": "UTC, 0",
-                "os": {"name": "Debian GNU/Linux", "id": "debian", "versionId": "13", "prettyName": "Debian GNU/Linux 13"},
+                "os": {"name": "Debian GNU/Linux", "id": "debian", "versionId": "13", "prettyName": "Debian GNU/Linux 13", "kernelRelease": "6.12.0"},
                 "fsFreezeStatus": "thawed",
             })));
         }
@@ -138,3 +149,29 @@ fn guest_read(world: &World, namespace: &str, name: &str) -> Response<Body> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
+
+/// A picture of the screen: one grey point, or what is said where there is none.
+fn screenshot(world: &World, namespace: &str, name: &str) -> Response<Body> {
+    let state = world.lock();
+    let instance = state.store.get("kubevirt.io/virtualmachineinstances", namespace, name);
+    let message = match instance {
+        None => format!("virtualmachineinstance.kubevirt.io \"{name}\" not found"),
+        Some(instance) if instance["spec"]["domain"]["devices"]["autoattachGraphicsDevice"] == false => {
+            "No graphics devices are present.".to_owned()
+        }
+        Some(_) => {
+            let mut response = http::text(StatusCode::OK, "");
+            *response.body_mut() = http::full(PICTURE);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("image/png"));
+            return response;
+        }
+    };
+    let mut response = http::text(StatusCode::INTERNAL_SERVER_ERROR, message);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A PNG file of one point.
+const PICTURE: &[u8] =
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0\x3a\x7e\x9b\x55\0\0\0\x0aIDAT\
+    \x78\x9c\x63\x68\0\0\0\x82\0\x81\xdd\x43\x6a\xf4\0\0\0\0IEND\xae\x42\x60\x82";

@@ -234,6 +234,7 @@ fn run(state: &mut State, vm: &Key, key: &Key, instance: &Value) {
     let (has_agent, is_migratable) = (memo.has_agent, memo.is_migratable);
     let is_paused = next == "Running" && std::mem::take(&mut memo.starts_paused);
     let address = format!("10.0.{}.{}", store::uid(instance).len() % 256, 2 + key.name.len() % 250);
+    let volumes = volume_statuses(state, key, instance);
     state.store.update(key, |instance| {
         let interfaces = interfaces(instance, &address);
         let status = &mut instance["status"];
@@ -246,6 +247,7 @@ fn run(state: &mut State, vm: &Key, key: &Key, instance: &Value) {
             return;
         }
         status["interfaces"] = interfaces.into();
+        status["volumeStatus"] = volumes.into();
         let mut conditions = vec![condition("Ready", &now)];
         if has_agent {
             conditions.push(condition("AgentConnected", &now));
@@ -340,6 +342,25 @@ fn guest_os() -> Value {
         "id": "debian", "name": "Debian GNU/Linux", "prettyName": "Debian GNU/Linux 13 (trixie)", "version": "13",
         "versionId": "13", "kernelRelease": "6.12.0", "machine": "x86_64",
     })
+}
+
+/// The volumes of the description with sizes.
+fn volume_statuses(state: &State, key: &Key, instance: &Value) -> Vec<Value> {
+    let volumes = instance["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes
+        .zip('a'..='z')
+        .map(|(volume, letter)| {
+            let mut status = json!({"name": volume["name"], "target": format!("vd{letter}")});
+            let claim = claim_of(volume).unwrap_or_default();
+            if let Some(claim) = state.store.get("/persistentvolumeclaims", &key.namespace, claim) {
+                status["persistentVolumeClaimInfo"] = json!({
+                    "claimName": store::name(claim), "capacity": claim["status"]["capacity"],
+                    "volumeMode": claim["spec"]["volumeMode"], "accessModes": claim["spec"]["accessModes"],
+                });
+            }
+            status
+        })
+        .collect()
 }
 
 /// The interfaces of the description with addresses.
