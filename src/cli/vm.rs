@@ -4,7 +4,9 @@ mod act;
 mod clone;
 mod delete;
 mod list;
+mod metrics;
 mod migrate;
+mod screenshot;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -15,7 +17,9 @@ use self::{
     clone::CloneArgs,
     delete::DeleteArgs,
     list::ListArgs,
+    metrics::MetricsArgs,
     migrate::MigrateArgs,
+    screenshot::ScreenshotArgs,
     show::{GetArgs, StatusArgs},
 };
 use super::{Failure, cluster::ClusterArgs, export::named_vm, output::Output, waiting::show};
@@ -32,6 +36,8 @@ enum VmCommand {
     List(ListArgs),
     Get(GetArgs),
     Status(StatusArgs),
+    Metrics(MetricsArgs),
+    Screenshot(ScreenshotArgs),
     Start(StartArgs),
     Stop(StopArgs),
     Restart(RestartArgs),
@@ -54,6 +60,8 @@ pub(super) async fn run(args: &VmArgs, output: &Output) -> Result<(), Failure> {
         VmCommand::List(args) => list::run(args, output).await,
         VmCommand::Get(args) => show::get(args, output).await,
         VmCommand::Status(args) => show::status(args, output).await,
+        VmCommand::Metrics(args) => metrics::run(args, output).await,
+        VmCommand::Screenshot(args) => screenshot::run(args, output).await,
         VmCommand::Start(args) => act::start(args, output).await,
         VmCommand::Stop(args) => act::stop(args, output).await,
         VmCommand::Restart(args) => act::restart(args, output).await,

@@ -127,6 +127,11 @@ impl Cluster {
         self.client.clone()
     }
 
+    /// What a request may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// How long requests that may be repeated are tried again.
     pub(super) fn retry_for(&self) -> Duration {
         self.retry_for

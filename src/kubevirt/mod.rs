@@ -58,8 +58,9 @@ pub use self::{
     time::go_duration,
     vm::Power,
     vms::{
-        Acted, Acting, ConditionInfo, DiskInfo, Doomed, Migrated, NicInfo, PhaseInfo, PowerState, VmChange,
-        VmDetail, VmInfo, VmMetadata, VmPages, VmQuery, VmState, VmWatch, Vms,
+        Acted, Acting, ConditionInfo, CpuMetrics, DiskInfo, DiskMetrics, Doomed, FilesystemMetrics,
+        GuestMetrics, MemoryMetrics, Migrated, NicInfo, NicMetrics, PhaseInfo, PowerState, VmChange,
+        VmDetail, VmInfo, VmMetadata, VmMetrics, VmPages, VmQuery, VmState, VmWatch, Vms,
     },
 };
 

@@ -8,8 +8,10 @@ mod delete;
 mod info;
 mod instance;
 mod listing;
+mod metrics;
 mod migrate;
 mod refused;
+mod screenshot;
 mod state;
 mod verbs;
 mod waiting;
@@ -24,6 +26,9 @@ pub use self::{
     delete::Doomed,
     info::{ConditionInfo, DiskInfo, NicInfo, PowerState, VmInfo, VmMetadata},
     listing::{VmDetail, VmPages, VmQuery},
+    metrics::{
+        CpuMetrics, DiskMetrics, FilesystemMetrics, GuestMetrics, MemoryMetrics, NicMetrics, VmMetrics,
+    },
     migrate::Migrated,
     state::{PhaseInfo, VmState},
     watch::{VmChange, VmWatch},

@@ -66,9 +66,8 @@ fn right(method: &str, path: &str) -> Option<Right> {
     };
     let (plural, name, sub) = match rest {
         [] => return None,
-        [plural] => (*plural, "", ""),
-        [plural, name] => (*plural, *name, ""),
-        [plural, name, sub, ..] => (*plural, *name, *sub),
+        [plural] => (*plural, "", String::new()),
+        [plural, name, sub @ ..] => (*plural, *name, sub.join("/")),
     };
     let verb = match (method, name.is_empty()) {
         ("GET", true) if query.contains("watch=true") => "watch",
@@ -113,7 +112,7 @@ fn prove(cluster: &Cluster, files: &[&str], given: &BTreeSet<Right>, lines: &[&s
 fn vms(cluster: &Cluster) {
     let disk = Disk::pattern(1 << 20, 1);
     cluster.sim.add_vm(Vm::new("demo", "off").disk("root", disk.clone()).instancetype("u1.small"));
-    cluster.sim.add_vm(Vm::new("demo", "on").disk("root", disk).running(true).migratable());
+    cluster.sim.add_vm(Vm::new("demo", "on").disk("root", disk).running(true).migratable().agent(true));
 }
 
 #[test]
@@ -121,9 +120,7 @@ fn the_role_to_read_is_enough_and_no_more() {
     let cluster = Cluster::start();
     vms(&cluster);
     cluster.run("snapshot create demo/off --name s").expect(0);
-    let before = used(&cluster);
-    drop(before);
-    let fresh = Cluster::start();
+    let fresh = Cluster::with(Config { metrics_server: true, ..Config::default() });
     vms(&fresh);
     let mut snapshot = cluster.object("virtualmachinesnapshots", "s").unwrap();
     let content = cluster.sim.objects("virtualmachinesnapshotcontents", Some("demo")).pop().unwrap();
@@ -142,6 +139,7 @@ fn the_role_to_read_is_enough_and_no_more() {
             "vm list -A -o json",
             "vm get demo/off",
             "vm status demo/on",
+            "vm metrics demo/on",
             "snapshot list -A",
             "snapshot get demo/s",
         ],
@@ -177,6 +175,7 @@ fn the_role_to_operate_is_enough_and_no_more() {
             "vm unpause demo/off",
             "vm stop demo/off",
             "vm migrate demo/on",
+            "vm screenshot demo/on --output -",
             "snapshot create demo/off --name s",
             "snapshot restore demo/s",
             "snapshot restore demo/s --to other --new-mac",

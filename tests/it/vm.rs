@@ -3,6 +3,7 @@
 mod acts;
 mod deletes;
 mod lists;
+mod looks;
 mod many;
 mod migrations;
 mod troubles;

@@ -1,10 +1,13 @@
 //! VirtualMachineInstances: the guest that runs, as far as it matters.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 
-use crate::kubevirt::types::{Condition, Metadata};
+use crate::kubevirt::{
+    parse_quantity,
+    types::{Condition, Metadata},
+};
 
 /// A VirtualMachineInstance.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -25,6 +28,7 @@ pub(crate) struct InstanceStatus {
     #[serde(rename = "guestOSInfo")]
     pub(crate) guest_os: GuestOs,
     pub(crate) phase_transition_timestamps: Vec<PhaseChange>,
+    pub(crate) volume_status: Vec<VolumeStatus>,
 }
 
 /// A network interface of the guest.
@@ -35,6 +39,33 @@ pub(crate) struct InstanceInterface {
     pub(crate) mac: String,
     pub(crate) ip_address: String,
     pub(crate) ip_addresses: Vec<String>,
+    pub(crate) link_state: String,
+}
+
+/// A volume of the guest.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct VolumeStatus {
+    pub(crate) name: String,
+    pub(crate) target: String,
+    pub(crate) phase: String,
+    pub(crate) size: Option<u64>,
+    pub(crate) persistent_volume_claim_info: ClaimInfo,
+}
+
+/// What an instance knows of a claim.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ClaimInfo {
+    pub(crate) capacity: BTreeMap<String, String>,
+}
+
+impl VolumeStatus {
+    /// Its size in bytes: its own, or that of its claim.
+    pub(crate) fn size_bytes(&self) -> Option<u64> {
+        let capacity = || self.persistent_volume_claim_info.capacity.get("storage");
+        self.size.filter(|size| *size > 0).or_else(|| capacity().and_then(|size| parse_quantity(size)))
+    }
 }
 
 /// What the guest agent says of the operating system.

@@ -307,7 +307,7 @@ fn key(vm: &VirtualMachine) -> Option<String> {
 }
 
 /// An error, its cause and what to do, in one line.
-fn chain(error: &Error) -> String {
+pub(super) fn chain(error: &Error) -> String {
     let mut line = error.to_string();
     if let Some(cause) = std::error::Error::source(error) {
         line = format!("{line}: {cause}");
