@@ -22,6 +22,10 @@ pub struct Config {
     pub export_gate: bool,
     /// Whether feature gate `Snapshot` is on.
     pub snapshot_gate: bool,
+    /// Whether a feature gate lets volumes come and go while a VM runs.
+    pub hotplug_gate: bool,
+    /// Whether the storage that can take snapshots can grow too.
+    pub expandable: bool,
     /// Life of an export without `ttlDuration`.
     pub default_ttl: Duration,
     /// Whether the cluster has a metrics server; discovery does not show it.
@@ -42,6 +46,8 @@ impl Default for Config {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             export_gate: true,
             snapshot_gate: true,
+            hotplug_gate: true,
+            expandable: false,
             default_ttl: Duration::from_secs(2 * 3600),
             metrics_server: false,
             absent_groups: Vec::new(),

@@ -115,7 +115,12 @@ pub(super) fn create(call: &Call<'_>, state: &mut State, object: &mut Value) -> 
 }
 
 /// What happens to a change before it is stored.
-pub(super) fn update(call: &Call<'_>, before: &Value, after: &mut Value) -> Result<(), Refusal> {
+pub(super) fn update(
+    call: &Call<'_>,
+    state: &State,
+    before: &Value,
+    after: &mut Value,
+) -> Result<(), Refusal> {
     match call.resource.plural.as_str() {
         "virtualmachineexports" if before["spec"] != after["spec"] => {
             Err(Refusal::denied_field(EXPORT_WEBHOOK, "spec", "spec in immutable after creation"))
@@ -123,12 +128,30 @@ pub(super) fn update(call: &Call<'_>, before: &Value, after: &mut Value) -> Resu
         "virtualmachinesnapshots" if before["spec"] != after["spec"] => {
             Err(Refusal::denied_field(SNAPSHOT_WEBHOOK, "spec", "spec in immutable after creation"))
         }
+        "persistentvolumeclaims" => check_growth(state, before, after),
         "secrets" => {
             default_secret(after);
             Ok(())
         }
         _ => Ok(()),
     }
+}
+
+/// Claims grow if their storage class lets them.
+fn check_growth(state: &State, before: &Value, after: &Value) -> Result<(), Refusal> {
+    let (old, new) = (&before["spec"]["resources"]["requests"], &after["spec"]["resources"]["requests"]);
+    let class = after["spec"]["storageClassName"].as_str().unwrap_or_default();
+    let class = state.store.get("storage.k8s.io/storageclasses", "", class);
+    if old == new || class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
+        return Ok(());
+    }
+    let name = store::name(after);
+    let message = format!(
+        "persistentvolumeclaims \"{name}\" is forbidden: only dynamically provisioned pvc can be resized and the \
+         storageclass that provisions the pvc must support resize"
+    );
+    let details = json!({"name": name, "kind": "persistentvolumeclaims"});
+    Err(Refusal::new(hyper::StatusCode::FORBIDDEN, "Forbidden", message, details))
 }
 
 fn check_export_source(source: &Value) -> Result<(), Refusal> {

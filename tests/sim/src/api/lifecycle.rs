@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     clock,
-    control::vm as control,
+    control::{hotplug, vm as control},
     refusal::Refusal,
     store::{self, Key},
     world::State,
@@ -35,6 +35,8 @@ pub(super) fn of_vm(
         "start" => start(state, &key, &vm, instance, body["paused"] == true, is_dry_run),
         "stop" => stop(state, &key, &vm, instance, body["gracePeriod"].as_u64(), is_dry_run),
         "restart" => restart(state, &key, &vm, instance, body, is_dry_run),
+        "addvolume" => add_volume(state, &key, &vm, body),
+        "removevolume" => remove_volume(state, &key, &vm, body),
         "migrate" if instance.is_none() => {
             Err(Refusal::not_found("kubevirt.io", "virtualmachineinstance", name))
         }
@@ -150,6 +152,95 @@ fn restart(
         memo.is_wanted = Some(true);
         control::request(state, key, &["Stop", "Start"]);
     }
+    Ok(())
+}
+
+/// What a request about a volume gets where hotplug is not switched on.
+pub(super) fn no_hotplug() -> Refusal {
+    Refusal::bad_request("Enable DeclarativeHotplugVolumes or HotplugVolumes feature gate to use this API.")
+}
+
+fn volumes(vm: &Value) -> impl Iterator<Item = &Value> {
+    vm["spec"]["template"]["spec"]["volumes"].as_array().into_iter().flatten()
+}
+
+fn claim(source: &Value) -> &Value {
+    let data_volume = &source["dataVolume"]["name"];
+    if data_volume.is_null() { &source["persistentVolumeClaim"]["claimName"] } else { data_volume }
+}
+
+fn add_volume(state: &mut State, key: &Key, vm: &Value, body: &Value) -> Result<(), Refusal> {
+    let (name, source) = (body["name"].as_str().unwrap_or_default(), &body["volumeSource"]);
+    if name.is_empty() {
+        return Err(Refusal::bad_request("AddVolumeOptions requires name to be set"));
+    }
+    if volumes(vm).any(|volume| volume["name"] == name) {
+        let why = format!("Unable to add volume [{name}] because volume with that name already exists");
+        return Err(conflict(key, &why));
+    }
+    let wanted = claim(source);
+    if volumes(vm).any(|volume| claim(volume) == wanted) {
+        let wanted = wanted.as_str().unwrap_or_default();
+        return Err(conflict(
+            key,
+            &format!("Unable to add volume source [{wanted}] because it already exists"),
+        ));
+    }
+    if is_dry_run(body) {
+        return Ok(());
+    }
+    let mut volume = source.clone();
+    volume["name"] = name.into();
+    let mut disk = body["disk"].clone();
+    disk["name"] = name.into();
+    let add = |spec: &mut Value| {
+        for (list, item) in [("/volumes", &volume), ("/domain/devices/disks", &disk)] {
+            if let Some(list) = spec.pointer_mut(list).and_then(Value::as_array_mut) {
+                list.push(item.clone());
+            }
+        }
+    };
+    state.store.update(key, |vm| add(&mut vm["spec"]["template"]["spec"]));
+    state.store.update(&Key::new(INSTANCES, &key.namespace, &key.name), |instance| {
+        add(&mut instance["spec"]);
+        if let Some(all) = instance["status"]["volumeStatus"].as_array_mut() {
+            all.push(hotplug::begun(name));
+        }
+    });
+    Ok(())
+}
+
+fn remove_volume(state: &mut State, key: &Key, vm: &Value, body: &Value) -> Result<(), Refusal> {
+    let name = body["name"].as_str().unwrap_or_default();
+    let Some(volume) = volumes(vm).find(|volume| volume["name"] == name) else {
+        return Err(conflict(key, &format!("Unable to remove volume [{name}] because it does not exist")));
+    };
+    let is_hotpluggable =
+        ["dataVolume", "persistentVolumeClaim"].iter().any(|kind| volume[*kind]["hotpluggable"] == true);
+    if !is_hotpluggable {
+        return Err(conflict(
+            key,
+            &format!("Unable to remove volume [{name}] because it is not hotpluggable"),
+        ));
+    }
+    if is_dry_run(body) {
+        return Ok(());
+    }
+    let remove = |spec: &mut Value| {
+        for list in ["/volumes", "/domain/devices/disks"] {
+            if let Some(list) = spec.pointer_mut(list).and_then(Value::as_array_mut) {
+                list.retain(|item| item["name"] != name);
+            }
+        }
+    };
+    state.store.update(key, |vm| remove(&mut vm["spec"]["template"]["spec"]));
+    state.store.update(&Key::new(INSTANCES, &key.namespace, &key.name), |instance| {
+        remove(&mut instance["spec"]);
+        let all = instance["status"]["volumeStatus"].as_array_mut().into_iter().flatten();
+        for status in all.filter(|status| status["name"] == name) {
+            status["phase"] = "Detaching".into();
+        }
+    });
     Ok(())
 }
 

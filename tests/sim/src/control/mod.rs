@@ -7,6 +7,7 @@ mod claims;
 mod clone;
 mod export;
 mod garbage;
+pub(crate) mod hotplug;
 mod kubelet;
 pub(crate) mod links;
 pub(crate) mod migration;
@@ -42,6 +43,7 @@ fn step(world: &World) {
     world.change(|state| claims::step(world, state));
     world.change(|state| vm::step(world, state));
     world.change(migration::step);
+    world.change(hotplug::step);
     world.change(|state| snapshot::step(world, state));
     world.change(|state| restore::step(world, state));
     world.change(|state| clone::step(world, state));
