@@ -2,6 +2,8 @@
 
 mod args;
 #[cfg(feature = "kubevirt")]
+mod catalog;
+#[cfg(feature = "kubevirt")]
 mod cloned;
 #[cfg(feature = "kubevirt")]
 mod cluster;
@@ -32,6 +34,8 @@ mod units;
 mod verify;
 #[cfg(feature = "kubevirt")]
 mod vm;
+#[cfg(feature = "kubevirt")]
+mod volume;
 #[cfg(feature = "kubevirt")]
 mod waiting;
 mod writing;
@@ -104,6 +108,10 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Export(args) => export::run(&args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Gc(args) => gc::run(&args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Instancetype(args) => catalog::instancetypes(&args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Preference(args) => catalog::preferences(&args, output).await,
         Command::Inspect(args) => inspect::run(args, output).await,
         Command::Map(args) => map::run(args, output).await,
         #[cfg(feature = "kubevirt")]
@@ -111,6 +119,8 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Verify(args) => verify::run(args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Vm(args) => vm::run(&args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Volume(args) => volume::run(args, output).await,
     }
 }
 
@@ -121,9 +131,11 @@ fn check_output_format(cli: &Cli) -> Result<(), Error> {
         #[cfg(feature = "kubevirt")]
         Command::Vm(args) => args.has_rows(),
         #[cfg(feature = "kubevirt")]
+        Command::Volume(args) => args.has_rows(),
+        #[cfg(feature = "kubevirt")]
         Command::Snapshot(args) => args.has_rows(),
         #[cfg(feature = "kubevirt")]
-        Command::Doctor(_) | Command::Gc(_) => true,
+        Command::Doctor(_) | Command::Gc(_) | Command::Instancetype(_) | Command::Preference(_) => true,
         _ => false,
     };
     match cli.global.output_format {

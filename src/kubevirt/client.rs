@@ -235,6 +235,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// As [`patch`](Self::patch), or only what would come of it.
+    pub(super) async fn patch_dry(
+        &self,
+        resource: &Resource,
+        name: &str,
+        patch: &Value,
+        dry_run: bool,
+    ) -> Result<()> {
+        let what = resource.object(&self.namespace, name);
+        let dry = if dry_run { "?dryRun=All" } else { "" };
+        let path = format!("{}/{}{dry}", resource.path(Some(&self.namespace)), encoded(name));
+        let call = self.call("patch", resource, &what);
+        self.repeated(&call, Method::PATCH, &path, Some(patch)).await?;
+        Ok(())
+    }
+
     /// What is at `path`, tried again while that may help.
     pub(super) async fn get(&self, call: &Call<'_>, path: &str) -> Result<Value, CallError> {
         self.repeated(call, Method::GET, path, None).await

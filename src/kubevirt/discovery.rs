@@ -6,7 +6,7 @@ use super::{
     Cluster, Resource,
     client::Call,
     explain::CallError,
-    resource::{CLONE_GROUP, EXPORT_GROUP, SNAPSHOT_GROUP},
+    resource::{CLONE_GROUP, EXPORT_GROUP, INSTANCETYPE_GROUP, SNAPSHOT_GROUP},
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -18,6 +18,9 @@ const SNAPSHOT_VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
 
 /// The same for clones.
 const CLONE_VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
+
+/// The same for instancetypes and preferences.
+const INSTANCETYPE_VERSIONS: [&str; 4] = ["v1", "v1beta1", "v1alpha2", "v1alpha1"];
 
 impl Cluster {
     /// VirtualMachineExports, in the newest version that cluster and program know.
@@ -45,6 +48,11 @@ impl Cluster {
     pub async fn clone_resource(&self) -> Result<Resource> {
         let version = self.version_of(CLONE_GROUP, &CLONE_VERSIONS, "Snapshot").await?;
         Ok(Resource::clones(version))
+    }
+
+    /// The version of instancetypes and preferences.
+    pub(super) async fn instancetype_version(&self) -> Result<&'static str> {
+        self.version_of(INSTANCETYPE_GROUP, &INSTANCETYPE_VERSIONS, "that it names").await
     }
 
     /// Version of KubeVirt, as it calls itself; `None` if it does not tell.

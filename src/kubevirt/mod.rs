@@ -11,6 +11,7 @@
 //! nowhere else: no error, log line or name holds one.
 
 mod access;
+mod catalog;
 mod client;
 mod clones;
 mod discovery;
@@ -35,10 +36,12 @@ mod time;
 pub mod types;
 mod vm;
 mod vms;
+mod volumes;
 mod wait;
 
 pub use self::{
     access::{Right, missing_rights},
+    catalog::{Catalog, InstancetypeInfo, PreferenceInfo},
     client::{Cluster, ClusterOptions},
     clones::Cloned,
     doctor::{Check, Verdict, examine},
@@ -62,6 +65,7 @@ pub use self::{
         GuestMetrics, MemoryMetrics, Migrated, NicInfo, NicMetrics, PhaseInfo, PowerState, VmChange,
         VmDetail, VmInfo, VmMetadata, VmMetrics, VmPages, VmQuery, VmState, VmWatch, Vms,
     },
+    volumes::{AttachRequest, VolumeChanged, VolumeInfo, Volumes},
 };
 
 pub(crate) use self::{
@@ -69,6 +73,7 @@ pub(crate) use self::{
     session::Teller,
     snapshot::{Making, no_agent},
     time::now,
+    vms::Instance,
 };
 
 /// The label by which everything that is made here is found again.

@@ -76,6 +76,10 @@ impl Resource {
         Self::new(SNAPSHOT_GROUP, version, "VirtualMachineRestore", "virtualmachinerestores")
     }
 
+    pub(super) fn instancetypes(version: &str, kind: &'static str, plural: &'static str) -> Self {
+        Self::new(INSTANCETYPE_GROUP, version, kind, plural)
+    }
+
     pub(super) fn clones(version: &str) -> Self {
         Self::new(CLONE_GROUP, version, "VirtualMachineClone", "virtualmachineclones")
     }
@@ -109,6 +113,9 @@ pub(super) const EXPORT_GROUP: &str = "export.kubevirt.io";
 
 /// Group of VirtualMachineSnapshots.
 pub(super) const SNAPSHOT_GROUP: &str = "snapshot.kubevirt.io";
+
+/// Group of instancetypes and preferences.
+pub(super) const INSTANCETYPE_GROUP: &str = "instancetype.kubevirt.io";
 
 /// Group of VirtualMachineClones.
 pub(super) const CLONE_GROUP: &str = "clone.kubevirt.io";

@@ -22,6 +22,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::Value;
 
 pub(crate) use self::instance::Instance;
+pub(super) use self::verbs::Put;
 pub use self::{
     delete::Doomed,
     info::{ConditionInfo, DiskInfo, NicInfo, PowerState, VmInfo, VmMetadata},
@@ -163,7 +164,7 @@ impl Vms {
         }
     }
 
-    async fn instance(&self, name: &str) -> Result<Option<Instance>> {
+    pub(super) async fn instance(&self, name: &str) -> Result<Option<Instance>> {
         self.cluster.find(&Resource::vmis(), name).await
     }
 
@@ -180,7 +181,7 @@ impl Vms {
     }
 
     /// A VM as people call it.
-    fn called(&self, name: &str) -> String {
+    pub(super) fn called(&self, name: &str) -> String {
         format!("{}/{name}", self.cluster.namespace())
     }
 }

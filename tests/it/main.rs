@@ -17,6 +17,8 @@ mod kill;
 mod memory;
 mod refusals;
 #[cfg(feature = "kubevirt")]
+mod releases;
+#[cfg(feature = "kubevirt")]
 mod roles;
 mod server;
 #[cfg(feature = "kubevirt")]
@@ -25,3 +27,5 @@ mod sources;
 mod support;
 #[cfg(feature = "kubevirt")]
 mod vm;
+#[cfg(feature = "kubevirt")]
+mod volume;

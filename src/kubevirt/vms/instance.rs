@@ -49,7 +49,10 @@ pub(crate) struct VolumeStatus {
     pub(crate) name: String,
     pub(crate) target: String,
     pub(crate) phase: String,
+    pub(crate) reason: String,
+    pub(crate) message: String,
     pub(crate) size: Option<u64>,
+    pub(crate) hotplug_volume: Option<serde_json::Value>,
     pub(crate) persistent_volume_claim_info: ClaimInfo,
 }
 

@@ -33,7 +33,7 @@ impl Refusal {
 /// Part of the text, what it means, what to do, and whether that is what was asked for.
 ///
 /// The first that fits counts: what is told by a part of another text stands behind it.
-const KNOWN: [(&str, &str, &str, bool); 16] = [
+const KNOWN: [(&str, &str, &str, bool); 21] = [
     ("VM is already running", "it is running already", "'vmferry vm restart' restarts it", true),
     (
         "does not support manual start requests",
@@ -88,6 +88,37 @@ const KNOWN: [(&str, &str, &str, bool); 16] = [
         "with LivenessProbe is currently not supported",
         "it has a liveness probe, which would take a paused guest for a dead one",
         "take the probe out of the VM's description, and restart it",
+        false,
+    ),
+    (
+        "because volume with that name already exists",
+        "it has a volume of that name",
+        "choose another name: --name; 'vmferry volume list' lists its volumes",
+        true,
+    ),
+    (
+        "because it already exists",
+        "it has that claim already, as another volume",
+        "'vmferry volume list' lists its volumes",
+        true,
+    ),
+    (
+        "because it does not exist",
+        "it has no volume of that name",
+        "'vmferry volume list' lists its volumes",
+        true,
+    ),
+    (
+        "is not hotpluggable",
+        "that volume was not attached while it ran",
+        "take it out of the VM's description while the VM is stopped",
+        false,
+    ),
+    (
+        "HotplugVolumes feature gate to use this API",
+        "the cluster does not allow it",
+        "switch the feature gate HotplugVolumes, or from KubeVirt 1.6 on DeclarativeHotplugVolumes, on: add it to \
+         spec.configuration.developerConfiguration.featureGates of the KubeVirt object ('kubectl edit kubevirt -A')",
         false,
     ),
 ];

@@ -119,23 +119,28 @@ impl Vms {
         Ok(Acted { vm, state: Some(state), complete: true })
     }
 
-    /// One call, given again while that may help.
     async fn ask(&self, name: &str, verb: Verb, dry_run: bool) -> Result<()> {
-        let (plural, vm) = (verb.plural(), self.called(name));
-        let resource = format!("{plural}.subresources.kubevirt.io/{}", verb.name());
-        let what = format!("{plural}/{} of {vm}", verb.name());
+        let put =
+            Put { plural: verb.plural(), call: verb.name(), doing: verb.name(), body: verb.body(dry_run) };
+        self.put(name, &put).await
+    }
+
+    /// One call, given again while that may help.
+    pub(in crate::kubevirt) async fn put(&self, name: &str, put: &Put) -> Result<()> {
+        let (Put { plural, call: verb, doing, body }, vm) = (put, self.called(name));
+        let resource = format!("{plural}.subresources.kubevirt.io/{verb}");
+        let what = format!("{plural}/{verb} of {vm}");
         let call = Call {
             verb: "update",
             resource: &resource,
             what: &what,
             namespace: Some(self.cluster.namespace()),
         };
-        let path = format!("{}/{plural}/{}/{}", self.cluster.subresources(), encoded(name), verb.name());
-        let body = verb.body(dry_run);
+        let path = format!("{}/{plural}/{}/{verb}", self.cluster.subresources(), encoded(name));
         // Whether an earlier call may have arrived, though nobody said so.
         let (start, mut is_repeated) = (Instant::now(), false);
         loop {
-            let Err(error) = self.cluster.send(&call, Method::PUT, &path, Some(&body)).await else {
+            let Err(error) = self.cluster.send(&call, Method::PUT, &path, Some(body)).await else {
                 return Ok(());
             };
             let text = match &error {
@@ -146,8 +151,8 @@ impl Vms {
             };
             match (Refusal::of(&text), error) {
                 (Some(refusal), _) if refusal.already && is_repeated => return Ok(()),
-                (Some(refusal), _) => return Err(refusal.error(verb.name(), &vm, text)),
-                (None, CallError::NotFound(error)) => return Err(self.not_there(name, verb, error).await),
+                (Some(refusal), _) => return Err(refusal.error(doing, &vm, text)),
+                (None, CallError::NotFound(error)) => return Err(self.not_there(name, put, error).await),
                 (None, CallError::Transient(error)) => {
                     if start.elapsed() + PAUSE >= self.cluster.retry_for() {
                         return Err(error);
@@ -162,23 +167,36 @@ impl Vms {
     }
 
     /// There is no VM, or no instance of it, or nobody who knows the call.
-    async fn not_there(&self, name: &str, verb: Verb, error: Error) -> Error {
+    async fn not_there(&self, name: &str, put: &Put, error: Error) -> Error {
         match self.find(name).await {
             Err(missing) => missing,
             Ok(_) if told(&error).contains("page not found") => Error::new(
                 ErrorKind::Cluster,
-                format!("the cluster does not serve {}/{}", verb.plural(), verb.name()),
+                format!("the cluster does not serve {}/{}", put.plural, put.call),
             )
             .with_hint("is virt-api running? 'kubectl get apiservices v1.subresources.kubevirt.io' tells")
             .with_source(error),
             Ok(_) => Error::new(
                 ErrorKind::Cluster,
-                format!("cannot {} VM {}: it is not running", verb.name(), self.called(name)),
+                format!("cannot {} VM {}: it is not running", put.doing, self.called(name)),
             )
             .with_hint("'vmferry vm start' starts it")
             .with_source(error),
         }
     }
+}
+
+/// A call on a VM or its instance.
+#[derive(Clone, Debug)]
+pub(in crate::kubevirt) struct Put {
+    /// What it is a call on.
+    pub(in crate::kubevirt) plural: &'static str,
+    /// As the API calls it.
+    pub(in crate::kubevirt) call: &'static str,
+    /// What is done, in front of `VM x`.
+    pub(in crate::kubevirt) doing: &'static str,
+    /// What goes with it.
+    pub(in crate::kubevirt) body: Value,
 }
 
 /// Between two tries.
