@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use vmferry_sim::{Config, Disk, Rule, Server, Vm};
+use vmferry_sim::{Config, Disk, PvcKind, Rule, Server, Vm};
 
 use crate::{support::scratch, vm::Cluster};
 
@@ -140,6 +140,9 @@ fn the_role_to_read_is_enough_and_no_more() {
             "vm get demo/off",
             "vm status demo/on",
             "vm metrics demo/on",
+            "volume list demo/on",
+            "instancetype list -n demo",
+            "preference list -n demo",
             "snapshot list -A",
             "snapshot get demo/s",
         ],
@@ -152,8 +155,9 @@ fn the_role_to_read_is_enough_and_no_more() {
 
 #[test]
 fn the_role_to_operate_is_enough_and_no_more() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::with(Config { expandable: true, ..Config::default() });
     vms(&cluster);
+    cluster.sim.add_pvc("demo", "scratch", Disk::zeros(1 << 20), PvcKind::Block);
     // What only those need who look, and what needs a scene of its own.
     let mut apart = role("read.yaml");
     for (verb, resource) in [
@@ -176,6 +180,9 @@ fn the_role_to_operate_is_enough_and_no_more() {
             "vm stop demo/off",
             "vm migrate demo/on",
             "vm screenshot demo/on --output -",
+            "volume attach demo/on scratch",
+            "volume detach demo/on scratch",
+            "volume expand demo/on root 2GiB",
             "snapshot create demo/off --name s",
             "snapshot restore demo/s",
             "snapshot restore demo/s --to other --new-mac",
