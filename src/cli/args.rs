@@ -15,6 +15,11 @@ use vmferry::{
 
 #[cfg(feature = "demo")]
 use super::demo::DemoArgs;
+#[cfg(feature = "kubevirt")]
+use super::{
+    catalog::CatalogArgs, doctor::DoctorArgs, export::ExportArgs, gc::GcArgs, snapshot::SnapshotArgs,
+    vm::VmArgs, volume::VolumeArgs,
+};
 use super::{
     completion::CompletionArgs,
     convert::ConvertArgs,
@@ -25,8 +30,6 @@ use super::{
     units::{parse_duration, parse_positive_size, parse_rate, parse_size},
     verify::VerifyArgs,
 };
-#[cfg(feature = "kubevirt")]
-use super::{doctor::DoctorArgs, export::ExportArgs, gc::GcArgs};
 
 /// Export VMs from KubeVirt and convert virtual disks between RAW, QCOW2 and VMDK in one pass, hashed and resumable
 #[derive(Debug, Parser)]
@@ -58,6 +61,18 @@ pub(crate) enum Command {
     #[cfg(feature = "kubevirt")]
     Doctor(DoctorArgs),
     Pack(Box<PackArgs>),
+    #[cfg(feature = "kubevirt")]
+    Vm(VmArgs),
+    #[cfg(feature = "kubevirt")]
+    Snapshot(SnapshotArgs),
+    #[cfg(feature = "kubevirt")]
+    Volume(VolumeArgs),
+    /// List instancetypes: how large VMs may be
+    #[cfg(feature = "kubevirt")]
+    Instancetype(CatalogArgs),
+    /// List preferences: how VMs are best made for an operating system
+    #[cfg(feature = "kubevirt")]
+    Preference(CatalogArgs),
     Inspect(InspectArgs),
     Map(MapArgs),
     Digest(DigestArgs),

@@ -40,6 +40,11 @@ pub(crate) struct ClusterArgs {
 }
 
 impl ClusterArgs {
+    /// The cluster, for commands that somebody waits for: one that cannot be reached is given up soon.
+    pub(crate) async fn connect_briefly(&self, namespace: Option<&str>) -> Result<Cluster, Error> {
+        self.connect(namespace, Some(BRIEFLY)).await
+    }
+
     /// The cluster; `namespace` counts where none was named. Requests are tried again for at most `retry_for`.
     pub(crate) async fn connect(
         &self,
@@ -64,3 +69,6 @@ impl ClusterArgs {
         Cluster::connect(&options).await
     }
 }
+
+/// Long enough for an API server that is restarted behind a load balancer.
+const BRIEFLY: Duration = Duration::from_secs(10);

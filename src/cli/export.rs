@@ -145,6 +145,10 @@ pub(crate) struct ExportArgs {
     seal: SealArgs,
     #[command(flatten)]
     http: HttpArgs,
+
+    /// Whether the positional name is that of a snapshot.
+    #[arg(skip)]
+    is_of_snapshot: bool,
 }
 
 /// What is written.
@@ -271,6 +275,11 @@ impl ExportArgs {
         }))
     }
 
+    /// The same for a snapshot, whose name stands where that of a VM does.
+    pub(super) fn of_snapshot(self) -> Self {
+        Self { is_of_snapshot: true, ..self }
+    }
+
     fn options(&self) -> ExportOptions {
         let source = SourceOptions { http: self.http.options(), ..SourceOptions::default() };
         ExportOptions {
@@ -328,7 +337,7 @@ fn what(args: &ExportArgs) -> Result<(Option<String>, ExportOf), Error> {
         return Ok((None, of(name.clone())));
     }
     let (namespace, vm) = named_vm(args.vm.as_deref().unwrap_or_default())?;
-    Ok((namespace, ExportOf::Vm(vm)))
+    Ok((namespace, if args.is_of_snapshot { ExportOf::Snapshot(vm) } else { ExportOf::Vm(vm) }))
 }
 
 /// A VM, and the namespace that stands before its name.
@@ -370,7 +379,7 @@ fn parse_source(text: &str) -> Result<SourceChoice, String> {
     }
 }
 
-fn parse_quiesce(text: &str) -> Result<Quiesce, String> {
+pub(super) fn parse_quiesce(text: &str) -> Result<Quiesce, String> {
     named(text, &Quiesce::ALL)
 }
 
@@ -382,7 +391,7 @@ fn parse_reach(text: &str) -> Result<Reach, String> {
     named(text, &Reach::ALL)
 }
 
-fn named<T: Copy>(text: &str, all: &[(&'static str, T)]) -> Result<T, String> {
+pub(super) fn named<T: Copy>(text: &str, all: &[(&'static str, T)]) -> Result<T, String> {
     let found = all.iter().find(|(name, _)| *name == text);
     found
         .map(|(_, value)| *value)

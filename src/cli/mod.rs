@@ -3,6 +3,10 @@
 mod appliance;
 mod args;
 #[cfg(feature = "kubevirt")]
+mod catalog;
+#[cfg(feature = "kubevirt")]
+mod cloned;
+#[cfg(feature = "kubevirt")]
 mod cluster;
 mod completion;
 mod convert;
@@ -21,9 +25,21 @@ mod map;
 mod output;
 mod pack;
 mod progress;
+#[cfg(feature = "kubevirt")]
+mod question;
 mod signals;
+#[cfg(feature = "kubevirt")]
+mod snapshot;
+#[cfg(feature = "kubevirt")]
+mod table;
 mod units;
 mod verify;
+#[cfg(feature = "kubevirt")]
+mod vm;
+#[cfg(feature = "kubevirt")]
+mod volume;
+#[cfg(feature = "kubevirt")]
+mod waiting;
 mod writing;
 
 use std::{
@@ -94,19 +110,35 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Export(args) => export::run(&args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Gc(args) => gc::run(&args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Instancetype(args) => catalog::instancetypes(&args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Preference(args) => catalog::preferences(&args, output).await,
         Command::Inspect(args) => inspect::run(args, output).await,
         Command::Map(args) => map::run(args, output).await,
         Command::Pack(args) => pack::run(&args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Snapshot(args) => snapshot::run(args, output).await,
         Command::Verify(args) => verify::run(args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Vm(args) => vm::run(&args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Volume(args) => volume::run(args, output).await,
     }
 }
 
 /// Formats for rows are refused before anything runs, not after an hour.
 fn check_output_format(cli: &Cli) -> Result<(), Error> {
-    let rows = match cli.command {
+    let rows = match &cli.command {
         Command::Map(_) => true,
         #[cfg(feature = "kubevirt")]
-        Command::Doctor(_) | Command::Gc(_) => true,
+        Command::Vm(args) => args.has_rows(),
+        #[cfg(feature = "kubevirt")]
+        Command::Volume(args) => args.has_rows(),
+        #[cfg(feature = "kubevirt")]
+        Command::Snapshot(args) => args.has_rows(),
+        #[cfg(feature = "kubevirt")]
+        Command::Doctor(_) | Command::Gc(_) | Command::Instancetype(_) | Command::Preference(_) => true,
         _ => false,
     };
     match cli.global.output_format {

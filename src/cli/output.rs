@@ -92,6 +92,11 @@ impl Output {
         }
     }
 
+    /// How results look.
+    pub(crate) fn format(&self) -> OutputFormat {
+        self.format
+    }
+
     /// Whether standard error takes colours.
     pub(crate) fn colours(&self) -> bool {
         io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
@@ -124,7 +129,7 @@ impl Output {
             Stream::Stderr => Box::new(self.console.clone()),
             Stream::Stdout => Box::new(io::stdout()),
         };
-        Rows::new(self.format, out)
+        Rows::to(self.format, out)
     }
 
     /// Tells people something that is not a result, unless `--quiet`. Where programs read, it is
@@ -134,6 +139,11 @@ impl Output {
         if !self.quiet && self.format != OutputFormat::Json {
             self.console.line(&format!("{NAME}: {}", Plain(text)));
         }
+    }
+
+    /// Asks something; the answer comes behind it on the same line.
+    pub(crate) fn question(&self, text: &str) {
+        self.console.write(format!("{NAME}: {}", Plain(text)).as_bytes());
     }
 
     /// Tells what the operator should know. JSON and YAML results carry warnings themselves.
@@ -211,11 +221,37 @@ pub(crate) struct Rows<W: Write> {
     out: BufWriter<W>,
     begun: bool,
     closed: bool,
+    endless: bool,
 }
 
 impl<W: Write> Rows<W> {
-    fn new(format: OutputFormat, out: W) -> Self {
-        Self { format, out: BufWriter::with_capacity(64 << 10, out), begun: false, closed: false }
+    /// Rows that go somewhere.
+    pub(crate) fn to(format: OutputFormat, out: W) -> Self {
+        let out = BufWriter::with_capacity(64 << 10, out);
+        Self { format, out, begun: false, closed: false, endless: false }
+    }
+
+    /// The same for rows without an end: in JSON an object a line, in YAML a document each.
+    pub(crate) fn endless(self) -> Self {
+        Self { endless: true, ..self }
+    }
+
+    /// Prints a line of a table that somebody else aligned.
+    ///
+    /// # Errors
+    /// As for [`push`](Self::push).
+    pub(crate) fn line(&mut self, text: &str) -> Result<(), Error> {
+        let result = writeln!(self.out, "{text}");
+        self.check(result)
+    }
+
+    /// Hands on what was printed so far.
+    ///
+    /// # Errors
+    /// As for [`push`](Self::push).
+    pub(crate) fn flush(&mut self) -> Result<(), Error> {
+        let result = self.out.flush();
+        self.check(result)
     }
 
     /// Prints a row.
@@ -251,6 +287,14 @@ impl<W: Write> Rows<W> {
         let first = !std::mem::replace(&mut self.begun, true);
         let wide = self.format == OutputFormat::Wide;
         match self.format {
+            OutputFormat::Json if self.endless => {
+                serde_json::to_writer(&mut self.out, row)?;
+                self.out.write_all(b"\n")
+            }
+            OutputFormat::Yaml if self.endless => {
+                self.out.write_all(b"---\n")?;
+                self.out.write_all(yaml(row)?.as_bytes())
+            }
             OutputFormat::Json => {
                 self.out.write_all(if first { b"[\n" } else { b",\n" })?;
                 serde_json::to_writer(&mut self.out, row)?;
@@ -269,6 +313,7 @@ impl<W: Write> Rows<W> {
 
     fn print_end<R: Row>(&mut self) -> io::Result<()> {
         match (self.format, self.begun) {
+            _ if self.endless => Ok(()),
             (OutputFormat::Json, true) => self.out.write_all(b"\n]\n"),
             (OutputFormat::Json | OutputFormat::Yaml, false) => self.out.write_all(b"[]\n"),
             (OutputFormat::Text | OutputFormat::Wide, false) => {
@@ -432,4 +477,4 @@ fn causes(error: &Error) -> Vec<String> {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(crate) use self::tests::rendered;
+pub(crate) use self::tests::{Shared, rendered};

@@ -108,6 +108,8 @@ impl Cluster {
             config.auth_info.impersonate_groups = Some(options.act_as_groups.clone());
         }
         config.connect_timeout = Some(options.timeout.min(CONNECT_TIMEOUT));
+        // Requests are repeated here, where it is known which may be, for how long, and what it is told.
+        config.default_retry = false;
         let url = without_secrets(&config.cluster_url.to_string());
         let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         super::resource::check_name("namespace", &namespace)?;
@@ -139,6 +141,11 @@ impl Cluster {
 
     pub(super) fn client(&self) -> kube::Client {
         self.client.clone()
+    }
+
+    /// How long requests that may be repeated are tried again.
+    pub(super) fn retry_for(&self) -> Duration {
+        self.retry_for
     }
 
     /// An object of the namespace; `None` if there is none of that name.
@@ -234,6 +241,22 @@ impl Cluster {
     pub(super) async fn patch(&self, resource: &Resource, name: &str, patch: &Value) -> Result<()> {
         let what = resource.object(&self.namespace, name);
         let path = format!("{}/{}", resource.path(Some(&self.namespace)), encoded(name));
+        let call = self.call("patch", resource, &what);
+        self.repeated(&call, Method::PATCH, &path, Some(patch)).await?;
+        Ok(())
+    }
+
+    /// As [`patch`](Self::patch), or only what would come of it.
+    pub(super) async fn patch_dry(
+        &self,
+        resource: &Resource,
+        name: &str,
+        patch: &Value,
+        dry_run: bool,
+    ) -> Result<()> {
+        let what = resource.object(&self.namespace, name);
+        let dry = if dry_run { "?dryRun=All" } else { "" };
+        let path = format!("{}/{}{dry}", resource.path(Some(&self.namespace)), encoded(name));
         let call = self.call("patch", resource, &what);
         self.repeated(&call, Method::PATCH, &path, Some(patch)).await?;
         Ok(())

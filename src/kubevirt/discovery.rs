@@ -6,7 +6,7 @@ use super::{
     Cluster, Resource,
     client::Call,
     explain::CallError,
-    resource::{EXPORT_GROUP, SNAPSHOT_GROUP},
+    resource::{CLONE_GROUP, EXPORT_GROUP, INSTANCETYPE_GROUP, SNAPSHOT_GROUP},
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -15,6 +15,12 @@ const EXPORT_VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
 
 /// The same for snapshots.
 const SNAPSHOT_VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
+
+/// The same for clones.
+const CLONE_VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
+
+/// The same for instancetypes and preferences.
+const INSTANCETYPE_VERSIONS: [&str; 4] = ["v1", "v1beta1", "v1alpha2", "v1alpha1"];
 
 impl Cluster {
     /// VirtualMachineExports, in the newest version that cluster and program know.
@@ -35,6 +41,20 @@ impl Cluster {
         Ok(Resource::snapshots(version))
     }
 
+    /// VirtualMachineClones, as [`export_resource`](Self::export_resource).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn clone_resource(&self) -> Result<Resource> {
+        let version = self.version_of(CLONE_GROUP, &CLONE_VERSIONS, "Snapshot").await?;
+        Ok(Resource::clones(version))
+    }
+
+    /// The version of instancetypes and preferences.
+    pub(super) async fn instancetype_version(&self) -> Result<&'static str> {
+        self.version_of(INSTANCETYPE_GROUP, &INSTANCETYPE_VERSIONS, "that it names").await
+    }
+
     /// Version of KubeVirt, as it calls itself; `None` if it does not tell.
     pub async fn kubevirt_version(&self) -> Option<String> {
         let call = Call {
@@ -45,6 +65,13 @@ impl Cluster {
         };
         let answer = self.get(&call, "/apis/subresources.kubevirt.io/v1/version").await.ok()?;
         answer.get("gitVersion")?.as_str().map(str::to_owned)
+    }
+
+    /// Whether the cluster has an API group, as far as it says.
+    pub(super) async fn serves(&self, group: &str) -> bool {
+        let call =
+            Call { verb: "get", resource: group, what: &format!("API group {group}"), namespace: None };
+        !matches!(self.get(&call, &format!("/apis/{group}")).await, Err(CallError::NotFound(_)))
     }
 
     async fn version_of(&self, group: &str, known: &[&'static str], gate: &str) -> Result<&'static str> {

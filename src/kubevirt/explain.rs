@@ -113,6 +113,11 @@ fn unauthenticated(error: &kube::client::AuthError) -> Error {
         .with_hint("log in again; 'kubectl auth whoami' must work")
 }
 
+/// What the cluster itself said, where an error is of what it said.
+pub(super) fn told(error: &Error) -> String {
+    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
+}
+
 /// What a status of the API server means for a request.
 pub(super) fn refusal(call: &Call<'_>, code: u16, reason: &str, message: &str) -> CallError {
     let Call { verb, resource, what, namespace } = call;

@@ -11,31 +11,41 @@
 //! nowhere else: no error, log line or name holds one.
 
 mod access;
+mod catalog;
 mod client;
+mod clones;
 mod config;
 mod discovery;
 mod doctor;
 mod explain;
 mod forward;
+mod glob;
 mod identity;
 mod leftovers;
 mod links;
+mod made;
 mod names;
+mod pages;
 mod plan;
 mod reach;
 mod resource;
 mod session;
 mod snapshot;
+mod snapshots;
 mod time;
 pub mod types;
 mod vm;
+mod vms;
+mod volumes;
 mod wait;
 
 pub use crate::quantity::parse_quantity;
 
 pub use self::{
     access::{Right, missing_rights},
+    catalog::{Catalog, InstancetypeInfo, PreferenceInfo},
     client::{Cluster, ClusterOptions},
+    clones::Cloned,
     doctor::{Check, Examination, ProbeOptions, Verdict, examine, probe},
     leftovers::{Leftover, LeftoverKind, leftovers},
     links::VolumeLinks,
@@ -45,8 +55,18 @@ pub use self::{
     resource::Resource,
     session::{ExportSource, Session, SessionOptions, Told},
     snapshot::{Consistency, Quiesce, Snapshot},
+    snapshots::{
+        OwnershipPolicy, ReadinessPolicy, RestoreRequest, RestoreVolumePolicy, Restored, SnapshotInfo,
+        SnapshotPages, SnapshotRequest, SnapshotVolumesInfo, Snapshots,
+    },
     time::go_duration,
     vm::Power,
+    vms::{
+        Acted, Acting, ConditionInfo, CpuMetrics, DiskInfo, DiskMetrics, Doomed, FilesystemMetrics,
+        GuestMetrics, MemoryMetrics, Migrated, NicInfo, NicMetrics, PhaseInfo, PowerState, VmChange,
+        VmDetail, VmInfo, VmMetadata, VmMetrics, VmPages, VmQuery, VmState, VmWatch, Vms,
+    },
+    volumes::{AttachRequest, VolumeChanged, VolumeInfo, Volumes},
 };
 
 pub(crate) use self::{
@@ -54,6 +74,7 @@ pub(crate) use self::{
     session::Teller,
     snapshot::{Making, no_agent},
     time::{now, seconds},
+    vms::Instance,
 };
 
 /// The label by which everything that is made here is found again.

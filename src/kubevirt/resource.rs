@@ -64,6 +64,10 @@ impl Resource {
         Self::new("kubevirt.io", "v1", "VirtualMachineInstance", "virtualmachineinstances")
     }
 
+    pub(super) fn migrations() -> Self {
+        Self::new("kubevirt.io", "v1", "VirtualMachineInstanceMigration", "virtualmachineinstancemigrations")
+    }
+
     pub(super) fn exports(version: &str) -> Self {
         Self::new(EXPORT_GROUP, version, "VirtualMachineExport", "virtualmachineexports")
     }
@@ -74,6 +78,18 @@ impl Resource {
 
     pub(super) fn snapshot_contents(version: &str) -> Self {
         Self::new(SNAPSHOT_GROUP, version, "VirtualMachineSnapshotContent", "virtualmachinesnapshotcontents")
+    }
+
+    pub(super) fn restores(version: &str) -> Self {
+        Self::new(SNAPSHOT_GROUP, version, "VirtualMachineRestore", "virtualmachinerestores")
+    }
+
+    pub(super) fn instancetypes(version: &str, kind: &'static str, plural: &'static str) -> Self {
+        Self::new(INSTANCETYPE_GROUP, version, kind, plural)
+    }
+
+    pub(super) fn clones(version: &str) -> Self {
+        Self::new(CLONE_GROUP, version, "VirtualMachineClone", "virtualmachineclones")
     }
 
     /// Group and version as objects carry them.
@@ -105,6 +121,12 @@ pub(super) const EXPORT_GROUP: &str = "export.kubevirt.io";
 
 /// Group of VirtualMachineSnapshots.
 pub(super) const SNAPSHOT_GROUP: &str = "snapshot.kubevirt.io";
+
+/// Group of instancetypes and preferences.
+pub(super) const INSTANCETYPE_GROUP: &str = "instancetype.kubevirt.io";
+
+/// Group of VirtualMachineClones.
+pub(super) const CLONE_GROUP: &str = "clone.kubevirt.io";
 
 /// Text as a part of a path or query.
 pub(super) fn encoded(text: &str) -> String {

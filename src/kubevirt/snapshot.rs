@@ -57,7 +57,7 @@ impl Consistency {
         }
     }
 
-    fn of(status: &SnapshotStatus) -> Self {
+    pub(super) fn of(status: &SnapshotStatus) -> Self {
         match () {
             () if !status.ready_to_use => Self::Unknown,
             () if !status.indicates("Online") => Self::Stopped,
@@ -114,7 +114,7 @@ impl Cluster {
                 "failureDeadline": super::go_duration(making.wait),
             },
         });
-        match self.create(&snapshots, &object).await {
+        match self.create_again(&snapshots, &object).await {
             Ok(_) => teller(Told::Made(snapshots.object(self.namespace(), &name))),
             Err(CallError::Exists(error)) => {
                 let found: VmSnapshot = self.must_find(&snapshots, &name).await?;
@@ -209,14 +209,10 @@ impl Cluster {
             None => None,
         };
         let vm = content.as_ref().and_then(|content| content.pointer("/spec/source/virtualMachine")).cloned();
-        let mut indications = status.indications.clone();
-        indications.extend(status.source_indications.iter().map(|source| source.indication.clone()));
-        indications.sort();
-        indications.dedup();
         Ok(Snapshot {
             name: found.metadata.name.clone(),
             consistency: Consistency::of(status),
-            indications,
+            indications: status.all_indications(),
             taken: status.creation_time.clone(),
             plan: plan(vm.as_ref(), content.as_ref(), &status.snapshot_volumes.excluded_volumes),
             vm,

@@ -310,6 +310,9 @@ pub struct SnapshotStatus {
     pub source_indications: Vec<SourceIndication>,
     /// Volumes in it and not in it.
     pub snapshot_volumes: SnapshotVolumes,
+    /// UID of the VM.
+    #[serde(rename = "sourceUID")]
+    pub source_uid: Option<String>,
 }
 
 /// What went wrong with a snapshot.
@@ -343,6 +346,17 @@ impl SnapshotStatus {
     pub fn indicates(&self, what: &str) -> bool {
         self.indications.iter().any(|indication| indication == what)
             || self.source_indications.iter().any(|indication| indication.indication == what)
+    }
+}
+
+impl SnapshotStatus {
+    /// How it was taken, by old and new fields, each once.
+    pub fn all_indications(&self) -> Vec<String> {
+        let new = self.source_indications.iter().map(|source| &source.indication);
+        let mut all: Vec<String> = self.indications.iter().chain(new).cloned().collect();
+        all.sort();
+        all.dedup();
+        all
     }
 }
 

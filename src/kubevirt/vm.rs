@@ -211,7 +211,7 @@ impl Cluster {
         Ok(self.send(&call, Method::PUT, &path, Some(&vm)).await?)
     }
 
-    fn subresources(&self) -> String {
+    pub(super) fn subresources(&self) -> String {
         format!("/apis/subresources.kubevirt.io/v1/namespaces/{}", encoded(self.namespace()))
     }
 }

@@ -21,6 +21,16 @@ mod ova_read;
 mod ova_resume;
 mod pack_vm;
 mod refusals;
+#[cfg(feature = "kubevirt")]
+mod releases;
+#[cfg(feature = "kubevirt")]
+mod roles;
 mod server;
+#[cfg(feature = "kubevirt")]
+mod snapshot;
 mod sources;
 mod support;
+#[cfg(feature = "kubevirt")]
+mod vm;
+#[cfg(feature = "kubevirt")]
+mod volume;

@@ -28,7 +28,7 @@ fn peak(child: &Child) -> Option<u64> {
 }
 
 /// Waits for the end of a run; gives the most memory that it had.
-fn watch(mut child: Child) -> u64 {
+pub(crate) fn watch(mut child: Child) -> u64 {
     let (mut most, (_never, wait)) = (0, std::sync::mpsc::channel::<()>());
     loop {
         most = peak(&child).unwrap_or(most).max(most);

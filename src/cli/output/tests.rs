@@ -7,12 +7,34 @@ use crate::cli::Cli;
 
 /// What `rows` look like.
 pub(crate) fn rendered<R: Row>(format: OutputFormat, rows: &[R]) -> String {
-    let mut table = Rows::new(format, Vec::new());
+    let mut table = Rows::to(format, Vec::new());
     for row in rows {
         table.push(row).unwrap();
     }
     table.finish::<R>().unwrap();
     String::from_utf8(table.out.into_inner().unwrap()).unwrap()
+}
+
+/// What is written, to be looked at while somebody else writes.
+#[derive(Clone, Default)]
+pub(crate) struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Shared {
+    /// All of it.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Serialize)]
@@ -135,7 +157,7 @@ impl Write for Breaking {
 #[test]
 fn a_reader_that_went_away_is_told_from_a_full_disk() {
     for (error, closed) in [(io::ErrorKind::BrokenPipe, true), (io::ErrorKind::StorageFull, false)] {
-        let mut table = Rows::new(OutputFormat::Json, Breaking { left: 100, error });
+        let mut table = Rows::to(OutputFormat::Json, Breaking { left: 100, error });
         let failed = (0..100_000).any(|_| table.push(&SAMPLE).is_err());
         assert!(failed);
         assert_eq!(table.closed(), closed);
@@ -145,7 +167,7 @@ fn a_reader_that_went_away_is_told_from_a_full_disk() {
 
 #[test]
 fn nothing_is_printed_before_the_first_row() {
-    let table = Rows::new(OutputFormat::Json, Vec::new());
+    let table = Rows::to(OutputFormat::Json, Vec::new());
     assert!(table.out.into_inner().unwrap().is_empty());
     assert_eq!(rendered::<Sample>(OutputFormat::Text, &[]), "NAME\n");
     assert_eq!(rendered::<Sample>(OutputFormat::Name, &[]), "");

@@ -70,7 +70,10 @@ fn add_storage(world: &World, state: &mut State) {
             "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate",
         })
     };
-    let csi = class(SNAPSHOT_CLASS, "csi.rig.test", json!({}));
+    let mut csi = class(SNAPSHOT_CLASS, "csi.rig.test", json!({}));
+    if world.config.expandable {
+        csi["allowVolumeExpansion"] = true.into();
+    }
     world.create(state, "storage.k8s.io", "storageclasses", csi);
     let default = json!({"storageclass.kubernetes.io/is-default-class": "true"});
     let local = class(LOCAL_CLASS, "kubernetes.io/no-provisioner", default);

@@ -23,8 +23,18 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Whether feature gate `VMExport` is on, which only matters up to 1.8.
     pub export_gate: bool,
+    /// Whether feature gate `Snapshot` is on.
+    pub snapshot_gate: bool,
+    /// Whether a feature gate lets volumes come and go while a VM runs.
+    pub hotplug_gate: bool,
+    /// Whether the storage that can take snapshots can grow too.
+    pub expandable: bool,
     /// Life of an export without `ttlDuration`.
     pub default_ttl: Duration,
+    /// Whether the cluster has a metrics server; discovery does not show it.
+    pub metrics_server: bool,
+    /// API groups that the cluster does not have, as if what serves them were not installed.
+    pub absent_groups: Vec<String>,
     /// How often a watch that asked for bookmarks gets one.
     pub bookmark_interval: Duration,
 }
@@ -39,7 +49,12 @@ impl Default for Config {
             delay: Duration::from_millis(5),
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             export_gate: true,
+            snapshot_gate: true,
+            hotplug_gate: true,
+            expandable: false,
             default_ttl: Duration::from_secs(2 * 3600),
+            metrics_server: false,
+            absent_groups: Vec::new(),
             bookmark_interval: Duration::from_secs(1),
         }
     }

@@ -79,7 +79,8 @@ impl Fault {
     }
 
     /// Requests to the API server, watches included, instead of the data path.
-    /// Of the kinds only [`FaultKind::Delay`], [`FaultKind::Status`] and [`FaultKind::CutAfter`] act there.
+    /// Of the kinds only [`FaultKind::Delay`], [`FaultKind::Status`], [`FaultKind::Garbage`] and [`FaultKind::CutAfter`] act
+    /// there.
     #[must_use]
     pub fn api(mut self) -> Self {
         self.target = Target::Api;
@@ -138,6 +139,8 @@ pub enum FaultKind {
         /// Offset in the body.
         at: u64,
     },
+    /// The API server answers 200 with a page of something else, as a captive proxy does.
+    Garbage,
     /// Range is ignored: 200 with the whole disk.
     IgnoreRange,
     /// The gzip stream ends well-formed after this many bytes of the disk.
@@ -222,6 +225,15 @@ pub enum Action {
         /// Whether there is one.
         present: bool,
     },
+    /// The migrations of a VM that are going on fail.
+    FailMigration {
+        /// Where the VM is.
+        namespace: String,
+        /// The VM.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// The exporter pod fails, as when its memory runs out: its transfers are cut, the export is Terminated for a
     /// moment, and the controller makes a new pod.
     FailPod {
@@ -229,6 +241,15 @@ pub enum Action {
         namespace: String,
         /// The export.
         export: String,
+    },
+    /// The guest of a VM ends by itself: what follows is up to the run strategy.
+    EndGuest {
+        /// Where the VM is.
+        namespace: String,
+        /// The VM.
+        name: String,
+        /// Whether it fails, or shuts down.
+        failed: bool,
     },
     /// Old resource versions are forgotten: watches that go on from them get 410.
     ForgetHistory,

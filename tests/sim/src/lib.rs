@@ -13,6 +13,10 @@
 //!   rights; `pods/portforward` over WebSocket.
 //! - **The controllers**: exports (source, service, pod, token, links, TTL, pause, certificates), snapshots,
 //!   restores, clones, VMs and their instances, data volumes and claims. They take visible steps, [`Config::delay`] apart.
+//! - **The lifecycle** of VMs: start (held still too), stop with grace periods, restart, pause and unpause, with what
+//!   each run strategy makes of it and what is said to the others; phases of instances; guests that end, do not react
+//!   ([`Vm::deaf`]), cannot run ([`Vm::in_trouble`]), have an agent or none; migrations between three nodes; a screen, and
+//!   metrics where there is a server for them ([`Config::metrics_server`]).
 //! - **The webhooks'** defaults and refusals for exports, snapshots, restores and migrations.
 //! - **The data path**: the export proxy, and exporters that are reached by port-forward or
 //!   [`Simulator::service_address`]: raw with ranges, gzip, trees, archives, manifests, the token.
@@ -35,7 +39,7 @@
 //! - Links to the proxy have a port, since it listens on a free one.
 //! - The proxy calls the exporter directly; there is no second TLS connection. Servers speak HTTP/1.1 only.
 //! - No guest runs: a VM that is started has the content that [`Disk::changing_on_start`] says.
-//! - Data volumes are blank or what was put in; nothing is imported. Migrations, backups and OCI archives are not played.
+//! - Data volumes are blank or what was put in; nothing is imported. Backups and OCI archives are not played.
 //! - Fields are only checked for exports; other objects are taken as they come. The OpenAPI
 //!   document has no schemas. Bodies are JSON, never protobuf, and port-forward is not SPDY: `kubectl port-forward` and
 //!   what `kubectl` sends as protobuf (`auth can-i`, `create secret`) do not work.

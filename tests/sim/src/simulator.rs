@@ -19,6 +19,7 @@ use crate::{
     fault::{Action, Fault},
     http,
     log::LoggedRequest,
+    store::Key,
     vm::{self, PvcKind, Vm},
     world::{SNAPSHOT_CLASS, User, World},
 };
@@ -255,6 +256,13 @@ impl Simulator {
         });
     }
 
+    /// Writes the status of an object, by its plural, as a controller would.
+    pub fn set_status(&self, plural: &str, namespace: &str, name: &str, status: &Value) {
+        let Some(resource) = self.world.resources.by_plural(plural) else { return };
+        let key = Key::new(&resource.key(), namespace, name);
+        self.world.change(|state| state.store.update(&key, |object| object["status"] = status.clone()));
+    }
+
     /// Starts a VM; when this returns it runs.
     pub fn start_vm(&self, namespace: &str, name: &str) {
         self.set_running(namespace, name, true);
@@ -268,8 +276,7 @@ impl Simulator {
     fn set_running(&self, namespace: &str, name: &str, is_running: bool) {
         self.world.change(|state| {
             vm_control::set_running(state, namespace, name, is_running);
-            vm_control::step(&self.world, state);
-            vm_control::step(&self.world, state);
+            vm_control::settle(&self.world, state, namespace, name);
         });
     }
 

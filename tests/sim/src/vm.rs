@@ -8,7 +8,7 @@ use crate::{
     disk::Disk,
     store,
     store::patch,
-    world::{LOCAL_CLASS, SNAPSHOT_CLASS, State, Volume, World},
+    world::{LOCAL_CLASS, SNAPSHOT_CLASS, State, Trouble, Volume, World},
 };
 
 /// A VM with its volumes, as it is to be put into the cluster.
@@ -23,6 +23,10 @@ pub struct Vm {
     is_running: bool,
     is_stuck: bool,
     has_agent: bool,
+    is_migratable: bool,
+    is_deaf: bool,
+    needs_recovery: bool,
+    trouble: Option<Trouble>,
     has_templates: bool,
     labels: Value,
     spec: Value,
@@ -71,6 +75,10 @@ impl Vm {
             is_running: false,
             is_stuck: false,
             has_agent: false,
+            is_migratable: false,
+            is_deaf: false,
+            needs_recovery: false,
+            trouble: None,
             has_templates: true,
             labels: json!({"app": name}),
             spec,
@@ -150,6 +158,41 @@ impl Vm {
         self
     }
 
+    /// A VM that never runs when it is started: its status, and why, as its instance tells it.
+    #[must_use]
+    pub fn in_trouble(mut self, status: &str, message: &str) -> Self {
+        self.is_stuck = true;
+        self.trouble = Some(Trouble { status: status.to_owned(), message: message.to_owned() });
+        self
+    }
+
+    /// The guest does not end when it is asked to, only when its grace period (30 seconds unless said) is over.
+    #[must_use]
+    pub fn deaf(mut self) -> Self {
+        self.is_deaf = true;
+        self
+    }
+
+    /// A volume migration was interrupted: it cannot be started.
+    #[must_use]
+    pub fn needs_recovery(mut self) -> Self {
+        self.needs_recovery = true;
+        self
+    }
+
+    /// Its instance can be migrated.
+    #[must_use]
+    pub fn migratable(mut self) -> Self {
+        self.is_migratable = true;
+        self
+    }
+
+    /// The run strategy, instead of `Always` or `Halted`. One that waits to be started by hand waits for that.
+    #[must_use]
+    pub fn strategy(self, strategy: &str) -> Self {
+        self.patch(&json!({"runStrategy": strategy}))
+    }
+
     /// Whether the guest agent answers while the VM runs: snapshots are quiesced then.
     #[must_use]
     pub fn agent(mut self, has_agent: bool) -> Self {
@@ -197,6 +240,7 @@ impl Vm {
     pub(crate) fn add_to(self, world: &World, state: &mut State) {
         world.ensure_namespace(state, &self.namespace);
         let mut spec = self.spec;
+        let strategy = spec["runStrategy"].clone();
         if spec["runStrategy"].is_null() && spec["running"].is_null() {
             spec["runStrategy"] = if self.is_running { "Always" } else { "Halted" }.into();
         }
@@ -262,9 +306,15 @@ impl Vm {
         let memo = state.vms.entry(place).or_default();
         memo.is_stuck = self.is_stuck;
         memo.has_agent = self.has_agent;
+        memo.is_migratable = self.is_migratable;
+        memo.is_deaf = self.is_deaf;
+        memo.needs_recovery = self.needs_recovery;
+        memo.trouble = self.trouble;
+        if !strategy.is_null() {
+            memo.is_wanted = Some(self.is_running);
+        }
         // What runs, runs from the beginning.
-        control::step(world, state);
-        control::step(world, state);
+        control::settle(world, state, &self.namespace, &self.name);
         for (claim, disk, ..) in claims {
             let volume = Volume { disk: disk.clone() };
             state.volumes.insert((self.namespace.clone(), claim.clone()), volume);

@@ -150,6 +150,40 @@ pub(crate) struct VmMemo {
     pub(crate) is_wanted: Option<bool>,
     /// Whether the guest agent answers.
     pub(crate) has_agent: bool,
+    /// Whether its instance can be migrated.
+    pub(crate) is_migratable: bool,
+    /// The guest does not end when it is asked to, only when its grace period is over.
+    pub(crate) is_deaf: bool,
+    /// Since when it has been asked to.
+    pub(crate) asked_to_stop: Option<Instant>,
+    /// The next guest is held still from the beginning.
+    pub(crate) starts_paused: bool,
+    /// The instance that is to make room for another one.
+    pub(crate) restarted: Option<String>,
+    /// A volume migration was interrupted.
+    pub(crate) needs_recovery: bool,
+    /// Why it never gets beyond starting.
+    pub(crate) trouble: Option<Trouble>,
+}
+
+/// What keeps an instance from running.
+#[derive(Clone, Debug)]
+pub(crate) struct Trouble {
+    /// The VM's status: `ErrorUnschedulable`, `ErrImagePull`, …
+    pub(crate) status: String,
+    /// In a sentence.
+    pub(crate) message: String,
+}
+
+impl Trouble {
+    /// The condition of the instance that tells it.
+    pub(crate) fn condition(&self, now: &str) -> Value {
+        let reason = if self.status == "ErrorUnschedulable" { "Unschedulable" } else { self.status.as_str() };
+        json!({
+            "type": "PodScheduled", "status": "False", "reason": reason, "message": self.message,
+            "lastProbeTime": null, "lastTransitionTime": now,
+        })
+    }
 }
 
 impl World {

@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 
 use super::Call;
-use crate::{refusal::Refusal, store, world::State};
+use crate::{config::Config, control, refusal::Refusal, store, world::State};
 
 const EXPORT_WEBHOOK: &str = "virtualmachineexport-validator.export.kubevirt.io";
 const SNAPSHOT_WEBHOOK: &str = "virtualmachinesnapshot-validator.snapshot.kubevirt.io";
@@ -13,6 +13,12 @@ const MIGRATION_WEBHOOK: &str = "migration-create-validator.kubevirt.io";
 
 /// Fields that the schema of an export does not know: refused, told, or dropped, as the request says.
 pub(super) fn fields(call: &Call<'_>, object: &mut Value) -> Result<Vec<String>, Refusal> {
+    if call.resource.plural == "virtualmachinerestores" {
+        return newer_fields(call, object, &RESTORE_FIELDS);
+    }
+    if call.resource.plural == "virtualmachineinstancemigrations" {
+        return newer_fields(call, object, &[("addedNodeSelector", 6)]);
+    }
     if call.resource.plural != "virtualmachineexports" {
         return Ok(Vec::new());
     }
@@ -32,6 +38,30 @@ pub(super) fn fields(call: &Call<'_>, object: &mut Value) -> Result<Vec<String>,
     if object["spec"]["source"].is_object() {
         prune("spec.source.", &mut object["spec"]["source"], &["apiGroup", "kind", "name"]);
     }
+    unknown_fields(call, unknown)
+}
+
+/// Fields of a restore that came with later releases.
+const RESTORE_FIELDS: [(&str, u32); 4] = [
+    ("targetReadinessPolicy", 5),
+    ("volumeRestoreOverrides", 6),
+    ("volumeRestorePolicy", 6),
+    ("volumeOwnershipPolicy", 7),
+];
+
+/// Fields of the specification that came with later releases than the one that is played.
+fn newer_fields(call: &Call<'_>, object: &mut Value, fields: &[(&str, u32)]) -> Result<Vec<String>, Refusal> {
+    let mut unknown = Vec::new();
+    let Some(spec) = object["spec"].as_object_mut() else { return Ok(unknown) };
+    for (field, minor) in fields {
+        if !call.world.config.at_least(*minor) && spec.remove(*field).is_some() {
+            unknown.push(format!("unknown field \"spec.{field}\""));
+        }
+    }
+    unknown_fields(call, unknown)
+}
+
+fn unknown_fields(call: &Call<'_>, unknown: Vec<String>) -> Result<Vec<String>, Refusal> {
     match call.query.first("fieldValidation") {
         Some("Strict") if !unknown.is_empty() => Err(Refusal::bad_request(format!(
             "{kind} in version \"{}\" cannot be handled as a {kind}: strict decoding error: {}",
@@ -54,23 +84,20 @@ pub(super) fn create(call: &Call<'_>, state: &mut State, object: &mut Value) -> 
             }
             check_export_source(&object["spec"]["source"])
         }
-        "virtualmachinesnapshots" => check_snapshot_source(&object["spec"]["source"]),
+        "virtualmachinesnapshots" => {
+            check_snapshot_gate(config, SNAPSHOT_WEBHOOK)?;
+            check_snapshot_source(&object["spec"]["source"])
+        }
         "virtualmachinerestores" => {
+            check_snapshot_gate(config, RESTORE_WEBHOOK)?;
             check_restore_target(&object["spec"]["target"])?;
+            check_restore(state, object)?;
             if config.at_least(5) && object["spec"]["targetReadinessPolicy"].is_null() {
                 object["spec"]["targetReadinessPolicy"] = "WaitGracePeriod".into();
             }
             Ok(())
         }
-        "virtualmachineinstancemigrations" => {
-            let (namespace, name) = (store::namespace(object), object["spec"]["vmiName"].as_str());
-            let name = name.unwrap_or_default();
-            if state.store.get("kubevirt.io/virtualmachineinstances", namespace, name).is_none() {
-                let message = format!("the VMI \"{namespace}/{name}\" does not exist");
-                return Err(Refusal::denied(MIGRATION_WEBHOOK, &message));
-            }
-            Ok(())
-        }
+        "virtualmachineinstancemigrations" => check_migration(state, object),
         "virtualmachines" => {
             default_vm(object, state);
             Ok(())
@@ -88,7 +115,12 @@ pub(super) fn create(call: &Call<'_>, state: &mut State, object: &mut Value) -> 
 }
 
 /// What happens to a change before it is stored.
-pub(super) fn update(call: &Call<'_>, before: &Value, after: &mut Value) -> Result<(), Refusal> {
+pub(super) fn update(
+    call: &Call<'_>,
+    state: &State,
+    before: &Value,
+    after: &mut Value,
+) -> Result<(), Refusal> {
     match call.resource.plural.as_str() {
         "virtualmachineexports" if before["spec"] != after["spec"] => {
             Err(Refusal::denied_field(EXPORT_WEBHOOK, "spec", "spec in immutable after creation"))
@@ -96,12 +128,30 @@ pub(super) fn update(call: &Call<'_>, before: &Value, after: &mut Value) -> Resu
         "virtualmachinesnapshots" if before["spec"] != after["spec"] => {
             Err(Refusal::denied_field(SNAPSHOT_WEBHOOK, "spec", "spec in immutable after creation"))
         }
+        "persistentvolumeclaims" => check_growth(state, before, after),
         "secrets" => {
             default_secret(after);
             Ok(())
         }
         _ => Ok(()),
     }
+}
+
+/// Claims grow if their storage class lets them.
+fn check_growth(state: &State, before: &Value, after: &Value) -> Result<(), Refusal> {
+    let (old, new) = (&before["spec"]["resources"]["requests"], &after["spec"]["resources"]["requests"]);
+    let class = after["spec"]["storageClassName"].as_str().unwrap_or_default();
+    let class = state.store.get("storage.k8s.io/storageclasses", "", class);
+    if old == new || class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
+        return Ok(());
+    }
+    let name = store::name(after);
+    let message = format!(
+        "persistentvolumeclaims \"{name}\" is forbidden: only dynamically provisioned pvc can be resized and the \
+         storageclass that provisions the pvc must support resize"
+    );
+    let details = json!({"name": name, "kind": "persistentvolumeclaims"});
+    Err(Refusal::new(hyper::StatusCode::FORBIDDEN, "Forbidden", message, details))
 }
 
 fn check_export_source(source: &Value) -> Result<(), Refusal> {
@@ -129,6 +179,79 @@ fn check_snapshot_source(source: &Value) -> Result<(), Refusal> {
     }
     if source["kind"] != "VirtualMachine" {
         return Err(Refusal::denied_field(SNAPSHOT_WEBHOOK, "spec.source.kind", "invalid kind"));
+    }
+    Ok(())
+}
+
+fn check_snapshot_gate(config: &Config, webhook: &str) -> Result<(), Refusal> {
+    if config.snapshot_gate {
+        Ok(())
+    } else {
+        Err(Refusal::denied(webhook, "Snapshot/Restore feature gate not enabled"))
+    }
+}
+
+/// A guest that runs, can be moved, and is not being moved.
+fn check_migration(state: &State, migration: &Value) -> Result<(), Refusal> {
+    let (namespace, name) =
+        (store::namespace(migration), migration["spec"]["vmiName"].as_str().unwrap_or_default());
+    let denied = |message: &str| Err(Refusal::denied(MIGRATION_WEBHOOK, message));
+    let Some(instance) = state.store.get("kubevirt.io/virtualmachineinstances", namespace, name) else {
+        return denied(&format!("the VMI \"{namespace}/{name}\" does not exist"));
+    };
+    let conditions = instance["status"]["conditions"].as_array().into_iter().flatten();
+    let mut unfit = conditions.filter(|item| item["type"] == "LiveMigratable" && item["status"] == "False");
+    if let Some(unfit) = unfit.next() {
+        let text = |key: &str| unfit[key].as_str().unwrap_or_default();
+        return denied(&format!(
+            "Cannot migrate VMI, Reason: {}, Message: {}",
+            text("reason"),
+            text("message")
+        ));
+    }
+    let mut all = state.store.list("kubevirt.io/virtualmachineinstancemigrations", Some(namespace));
+    let running =
+        all.find(|(_, other)| other["spec"]["vmiName"] == name && !control::migration::is_over(other));
+    match running {
+        None => Ok(()),
+        Some((_, other)) => denied(&format!(
+            "in-flight migration detected. Active migration job ({}) is currently already in progress for VMI {name}.",
+            store::uid(other)
+        )),
+    }
+}
+
+/// One restore a VM at a time, and no other VM for state that cannot be shared.
+fn check_restore(state: &State, restore: &Value) -> Result<(), Refusal> {
+    let (namespace, spec) = (store::namespace(restore), &restore["spec"]);
+    let running = state
+        .store
+        .list("snapshot.kubevirt.io/virtualmachinerestores", Some(namespace))
+        .find(|(_, other)| other["spec"]["target"] == spec["target"] && other["status"]["complete"] != true);
+    if let Some((key, _)) = running {
+        let message = format!("VirtualMachineRestore \"{}\" in progress", key.name);
+        return Err(Refusal::denied_field(RESTORE_WEBHOOK, "spec.target", &message));
+    }
+    let get = |resource: &str, name: &Value| {
+        state.store.get(resource, namespace, name.as_str().unwrap_or_default())
+    };
+    let snapshot = get("snapshot.kubevirt.io/virtualmachinesnapshots", &spec["virtualMachineSnapshotName"]);
+    let Some(snapshot) = snapshot else { return Ok(()) };
+    let content = get(
+        "snapshot.kubevirt.io/virtualmachinesnapshotcontents",
+        &snapshot["status"]["virtualMachineSnapshotContentName"],
+    );
+    let target = get("kubevirt.io/virtualmachines", &spec["target"]["name"]);
+    let is_other = target.is_none_or(|target| target["metadata"]["uid"] != snapshot["status"]["sourceUID"]);
+    let has_state = content.is_some_and(|content| {
+        let domain = &content["spec"]["source"]["virtualMachine"]["spec"]["template"]["spec"]["domain"];
+        domain["devices"]["tpm"]["persistent"] == true
+            || domain["firmware"]["bootloader"]["efi"]["persistent"] == true
+    });
+    if is_other && has_state {
+        let message = "Restore to a different VM is not supported when snapshotted VM has backend storage (persistent \
+                       TPM or EFI)";
+        return Err(Refusal::denied_field(RESTORE_WEBHOOK, "spec", message));
     }
     Ok(())
 }

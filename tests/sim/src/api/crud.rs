@@ -269,7 +269,7 @@ fn replace(
             }
         }
     }
-    admission::update(call, &before, &mut after)?;
+    admission::update(call, state, &before, &mut after)?;
     if call.is_dry_run() {
         return Ok(Arc::new(after));
     }

@@ -6,6 +6,8 @@ mod crud;
 mod delete;
 mod discovery;
 mod expand;
+mod lifecycle;
+mod metrics;
 mod openapi;
 mod portforward;
 pub(crate) mod resources;
@@ -142,6 +144,10 @@ pub(crate) async fn handle(world: Arc<World>, request: Request<Incoming>) -> Res
                 entry.answered(code);
                 return http::empty(StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE));
             }
+            FaultKind::Garbage => {
+                entry.answered(200);
+                return http::text(StatusCode::OK, "<html><body>It works!</body></html>");
+            }
             FaultKind::CutAfter { bytes } => cut = Some(bytes),
             _ => {}
         }
@@ -204,6 +210,14 @@ async fn route(
         ["apis"] if accepts(request.headers(), "g=apidiscovery.k8s.io") => Ok(aggregated(world, false)),
         ["api"] => Ok(respond(&Answer::ok(discovery::core_versions(&world.api_address.to_string())))),
         ["apis"] => Ok(respond(&Answer::ok(discovery::groups(&world.resources)))),
+        ["apis", group, ..] if world.config.absent_groups.iter().any(|absent| absent == group) => {
+            Err(Refusal::no_such_path())
+        }
+        ["apis", "metrics.k8s.io", "v1beta1", "namespaces", namespace, "pods"]
+            if world.config.metrics_server =>
+        {
+            metrics::pods(world, &user, namespace, &Query::parse(request.uri().query()))
+        }
         ["apis", group] => {
             let group = discovery::group(&world.resources, group).ok_or_else(Refusal::no_such_path)?;
             Ok(respond(&Answer::ok(group)))

@@ -9,13 +9,11 @@ use hyper::{
 };
 use serde_json::{Value, json};
 
-use super::{Answer, Target, auth, expand, nosniff, respond, with_cache_header};
+use super::{Answer, Target, auth, expand, lifecycle, nosniff, respond, with_cache_header};
 use crate::{
-    control::vm as control,
     http::{self, Body},
     refusal::{Asked, Refusal},
-    store::Key,
-    world::{State, User, World},
+    world::{User, World},
 };
 
 /// Reads of the guest, whose failures are plain text.
@@ -32,7 +30,7 @@ pub(super) async fn handle(
     let (namespace, name) = (target.namespace.unwrap_or_default(), target.name.unwrap_or_default());
     let subresource = target.subresource.as_str();
     let is_read = GUEST_READS.contains(&subresource)
-        || matches!(subresource, "expand-spec" | "objectgraph")
+        || matches!(subresource, "expand-spec" | "objectgraph" | "vnc/screenshot")
         || matches!(target.plural, "version" | "healthz");
     let asked = Asked {
         group: "subresources.kubevirt.io",
@@ -70,18 +68,19 @@ pub(super) async fn handle(
         ("healthz", _) => http::text(StatusCode::OK, "ok"),
         ("expand-vm-spec", _) => respond(&Answer::ok(expand_given(world, namespace, body)?)),
         ("virtualmachines", "expand-spec") => respond(&Answer::ok(expand_stored(world, namespace, name)?)),
+        ("virtualmachines", "addvolume" | "removevolume") if !world.config.hotplug_gate => {
+            return Err(lifecycle::no_hotplug());
+        }
         ("virtualmachines", call) => {
-            world.change(|state| lifecycle(state, namespace, name, call, &body))?;
+            world.change(|state| lifecycle::of_vm(state, namespace, name, call, &body))?;
             http::empty(StatusCode::ACCEPTED)
         }
         ("virtualmachineinstances", call) if GUEST_READS.contains(&call) => {
-            guest_read(world, namespace, name)
+            guest_read(world, namespace, name, call)
         }
-        ("virtualmachineinstances", _) => {
-            let state = world.lock();
-            if state.store.get("kubevirt.io/virtualmachineinstances", namespace, name).is_none() {
-                return Err(Refusal::not_found("kubevirt.io", "virtualmachineinstance", name));
-            }
+        ("virtualmachineinstances", "vnc/screenshot") => screenshot(world, namespace, name),
+        ("virtualmachineinstances", call) => {
+            world.change(|state| lifecycle::of_instance(state, namespace, name, call, &body))?;
             http::empty(StatusCode::OK)
         }
         _ => return Err(Refusal::no_such_path()),
@@ -120,7 +119,7 @@ fn expand_given(world: &World, namespace: &str, mut vm: Value) -> Result<Value, 
     expand::expand(&world.lock(), &vm)
 }
 
-fn guest_read(world: &World, namespace: &str, name: &str) -> Response<Body> {
+fn guest_read(world: &World, namespace: &str, name: &str, call: &str) -> Response<Body> {
     let state = world.lock();
     let instance = state.store.get("kubevirt.io/virtualmachineinstances", namespace, name);
     let memo = state.vms.get(&(namespace.to_owned(), name.to_owned()));
@@ -131,10 +130,20 @@ fn guest_read(world: &World, namespace: &str, name: &str) -> Response<Body> {
                 "Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io \"{name}\": VMI does not have guest agent connected"
             )
         }
+        Some(_) if call == "filesystemlist" => {
+            return respond(&Answer::ok(json!({"items": [{
+                "diskName": "vda1", "mountPoint": "/", "fileSystemType": "ext4", "usedBytes": 1_500_000_000_u64,
+                "totalBytes": 6_000_000_000_u64, "disk": [{"busType": "virtio"}],
+            }], "metadata": {}})));
+        }
+        Some(_) if call == "userlist" => {
+            let user = json!({"userName": "debian", "domain": "", "loginTime": 1_795_415_787});
+            return respond(&Answer::ok(json!({"items": [user], "metadata": {}})));
+        }
         Some(_) => {
             return respond(&Answer::ok(json!({
                 "guestAgentVersion": "8.2.0", "hostname": name, "timezone": "UTC, 0",
-                "os": {"name": "Debian GNU/Linux", "id": "debian", "versionId": "13", "prettyName": "Debian GNU/Linux 13"},
+                "os": {"name": "Debian GNU/Linux", "id": "debian", "versionId": "13", "prettyName": "Debian GNU/Linux 13", "kernelRelease": "6.12.0"},
                 "fsFreezeStatus": "thawed",
             })));
         }
@@ -144,43 +153,28 @@ fn guest_read(world: &World, namespace: &str, name: &str) -> Response<Body> {
     response
 }
 
-/// Starts, stops and the like, with the refusals for the wrong moment.
-fn lifecycle(
-    state: &mut State,
-    namespace: &str,
-    name: &str,
-    call: &str,
-    body: &Value,
-) -> Result<(), Refusal> {
-    let key = Key::new("kubevirt.io/virtualmachines", namespace, name);
-    let vm = state
-        .store
-        .find(&key)
-        .cloned()
-        .ok_or_else(|| Refusal::not_found("kubevirt.io", "virtualmachine", name))?;
-    let has_instance = state.store.get("kubevirt.io/virtualmachineinstances", namespace, name).is_some();
-    let strategy = control::run_strategy(&vm);
-    let conflict = |why: &str| Refusal::conflict("kubevirt.io", "virtualmachine", name, why);
-    let is_dry_run = body["dryRun"].as_array().is_some_and(|list| !list.is_empty());
-    let wanted = match call {
-        "start" if has_instance => return Err(conflict("VM is already running")),
-        "start" if matches!(strategy, "Always" | "Once") => {
-            return Err(conflict(&format!("{strategy} does not support manual start requests")));
+/// A picture of the screen: one grey point, or what is said where there is none.
+fn screenshot(world: &World, namespace: &str, name: &str) -> Response<Body> {
+    let state = world.lock();
+    let instance = state.store.get("kubevirt.io/virtualmachineinstances", namespace, name);
+    let message = match instance {
+        None => format!("virtualmachineinstance.kubevirt.io \"{name}\" not found"),
+        Some(instance) if instance["spec"]["domain"]["devices"]["autoattachGraphicsDevice"] == false => {
+            "No graphics devices are present.".to_owned()
         }
-        "start" => true,
-        "stop" if !has_instance => return Err(conflict("VM is not running")),
-        "stop" => false,
-        "restart" if matches!(strategy, "Halted" | "Once") => {
-            return Err(conflict(&format!("RunStategy {strategy} does not support manual restart requests")));
+        Some(_) => {
+            let mut response = http::text(StatusCode::OK, "");
+            *response.body_mut() = http::full(PICTURE);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("image/png"));
+            return response;
         }
-        "restart" if !has_instance => return Err(conflict("VM is not running: Halted")),
-        "migrate" if !has_instance => {
-            return Err(Refusal::not_found("kubevirt.io", "virtualmachineinstance", name));
-        }
-        _ => return Ok(()),
     };
-    if !is_dry_run {
-        control::set_running(state, namespace, name, wanted);
-    }
-    Ok(())
+    let mut response = http::text(StatusCode::INTERNAL_SERVER_ERROR, message);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
+
+/// A PNG file of one point.
+const PICTURE: &[u8] =
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0\x3a\x7e\x9b\x55\0\0\0\x0aIDAT\
+    \x78\x9c\x63\x68\0\0\0\x82\0\x81\xdd\x43\x6a\xf4\0\0\0\0IEND\xae\x42\x60\x82";

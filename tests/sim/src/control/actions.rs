@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
-use super::{export, vm};
+use super::{export, migration, vm};
 use crate::{
     cluster,
     fault::Action,
@@ -22,8 +22,20 @@ pub(crate) fn act(world: &World, action: Action) {
                 cluster::set_ingress(world, state, present);
             }
         }
+        Action::EndGuest { namespace, name, failed } => vm::end_guest(state, &namespace, &name, failed),
         Action::ExpireTtl { namespace, export } => {
             with_memo(state, &namespace, &export, |memo| memo.is_ttl_over = true);
+        }
+        Action::FailMigration { namespace, name, reason } => {
+            let running: Vec<Key> = state
+                .store
+                .list("kubevirt.io/virtualmachineinstancemigrations", Some(&namespace))
+                .filter(|(_, item)| item["spec"]["vmiName"] == name.as_str() && !migration::is_over(item))
+                .map(|(key, _)| key.clone())
+                .collect();
+            for key in running {
+                migration::fail(state, &key, &reason);
+            }
         }
         Action::FailPod { namespace, export } => {
             if let Some(exporter) = state.exporters.remove(&(namespace.clone(), export.clone())) {

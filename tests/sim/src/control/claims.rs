@@ -21,6 +21,7 @@ pub(super) fn step(world: &World, state: &mut State) {
     for (key, claim) in pending {
         bind(state, &key, &claim);
     }
+    grow(state);
     let unfinished: Vec<(Key, Value)> = state
         .store
         .list(DATA_VOLUMES, None)
@@ -29,6 +30,28 @@ pub(super) fn step(world: &World, state: &mut State) {
         .collect();
     for (key, volume) in unfinished {
         populate(world, state, &key, &volume);
+    }
+}
+
+/// Claims that ask for more than they have get it.
+fn grow(state: &mut State) {
+    let size = |quantity: &Value| quantity.as_str().and_then(parse_quantity).unwrap_or_default();
+    let small: Vec<Key> = state
+        .store
+        .list(CLAIMS, None)
+        .filter(|(_, claim)| {
+            claim["status"]["phase"] == "Bound"
+                && size(&claim["spec"]["resources"]["requests"]["storage"])
+                    > size(&claim["status"]["capacity"]["storage"])
+                && !claim["status"]["capacity"].is_null()
+        })
+        .map(|(key, _)| key.clone())
+        .collect();
+    for key in small {
+        state.store.update(&key, |claim| {
+            claim["status"]["capacity"]["storage"] =
+                claim["spec"]["resources"]["requests"]["storage"].clone();
+        });
     }
 }
 

@@ -105,8 +105,11 @@ fn is_held(state: &State, key: &Key, object: &Value, finalizer: &Value) -> bool 
             // The instance goes first; it has an owner, so it is collected in the end.
             false
         }
+        // The VM controller takes an instance away once its guest has ended.
+        "kubevirt.io/foregroundDeleteVirtualMachine" => {
+            state.store.get("kubevirt.io/virtualmachines", &key.namespace, &key.name).is_some()
+        }
         "kubevirt.io/virtualMachineControllerFinalize"
-        | "kubevirt.io/foregroundDeleteVirtualMachine"
         | "snapshot.kubevirt.io/snapshot-source-protection"
         | "snapshot.kubevirt.io/vmsnapshot-protection"
         | "snapshot.kubevirt.io/vmsnapshotcontent-protection"

@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use super::{
     snapshot::{condition, keep_times},
-    source,
+    source, vm,
 };
 use crate::{
     clock,
-    store::{self, Key},
+    store::{self, Key, patch},
     world::{State, World},
 };
 
@@ -47,14 +47,14 @@ fn reconcile(world: &World, state: &mut State, key: &Key, restore: &Value) {
         });
     }
     let target = restore["spec"]["target"]["name"].as_str().unwrap_or_default();
+    // It never gets anywhere with a VM that is another one than the snapshot's.
+    let source = &content["spec"]["source"]["virtualMachine"]["metadata"]["uid"];
+    if state.store.get(VMS, &key.namespace, target).is_some_and(|vm| vm["metadata"]["uid"] != *source) {
+        let message = "restore source and restore target are different but restore target already exists";
+        return tell(state, key, false, message, &[]);
+    }
     if state.store.get("kubevirt.io/virtualmachineinstances", &key.namespace, target).is_some() {
-        return tell(
-            state,
-            key,
-            false,
-            "Waiting for target VM to be powered off. Please stop the restore target to proceed with restore",
-            &[],
-        );
+        return wait_for_target(state, key, restore, target);
     }
     let (mut restores, mut is_bound) = (Vec::new(), true);
     for backup in content["spec"]["volumeBackups"].as_array().into_iter().flatten() {
@@ -75,9 +75,33 @@ fn reconcile(world: &World, state: &mut State, key: &Key, restore: &Value) {
     if !is_bound {
         return tell(state, key, false, "Creating new PVCs", &restores);
     }
-    let vm = put_vm(world, state, key, target, &content, &restores);
+    let vm = put_vm(world, state, key, target, restore, &content, &restores);
     state.store.update(key, |restore| restore["metadata"]["ownerReferences"] = json!([store::owner(&vm)]));
     tell(state, key, true, "Operation complete", &restores);
+}
+
+/// The VM runs: what happens now is up to the policy.
+fn wait_for_target(state: &mut State, key: &Key, restore: &Value, target: &str) {
+    match restore["spec"]["targetReadinessPolicy"].as_str() {
+        Some("StopTarget") => {
+            vm::set_running(state, &key.namespace, target, false);
+            tell(state, key, false, "Automatically stopping restore target for restore operation", &[]);
+        }
+        Some("FailImmediate") => {
+            let message = "Restore target must be powered off before restore operation";
+            tell(state, key, false, message, &[]);
+            state.store.update(key, |restore| {
+                if let Some(conditions) = restore["status"]["conditions"].as_array_mut() {
+                    conditions.retain(|condition| condition["type"] != "Failure");
+                    conditions.push(condition("Failure", true, message));
+                }
+            });
+        }
+        _ => {
+            let message = "Waiting for target VM to be powered off. Please stop the restore target to proceed with restore";
+            tell(state, key, false, message, &[]);
+        }
+    }
 }
 
 fn restored_claim(backup: &Value, name: &str, key: &Key, restore: &Value, content: &Value) -> Value {
@@ -99,6 +123,7 @@ fn put_vm(
     state: &mut State,
     key: &Key,
     target: &str,
+    restore: &Value,
     content: &Value,
     restores: &[Value],
 ) -> std::sync::Arc<Value> {
@@ -116,15 +141,35 @@ fn put_vm(
         }
     }
     let vm_key = Key::new(VMS, &key.namespace, target);
-    if let Some(vm) = state.store.update(&vm_key, |vm| vm["spec"] = spec.clone()) {
+    let put_back = |vm: &mut Value| {
+        // A VM that was stopped for it stays stopped.
+        let strategy = vm["spec"]["runStrategy"].clone();
+        vm["spec"] = spec.clone();
+        if !strategy.is_null() {
+            vm["spec"]["runStrategy"] = strategy;
+        }
+        patch_vm(vm, restore);
+    };
+    if let Some(vm) = state.store.update(&vm_key, put_back) {
         return vm;
     }
     let domain = &mut spec["template"]["spec"]["domain"];
     domain["firmware"]["uuid"] = state.rng.uid().into();
     domain["firmware"]["serial"] = state.rng.uid().into();
     let mut vm = json!({"metadata": {"name": target, "namespace": key.namespace}, "spec": spec});
+    patch_vm(&mut vm, restore);
     crate::api::default_vm(&mut vm, state);
     world.create(state, "kubevirt.io", "virtualmachines", vm)
+}
+
+/// What the restore wants to be different.
+fn patch_vm(vm: &mut Value, restore: &Value) {
+    for text in restore["spec"]["patches"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if let Ok(change) = serde_json::from_str::<Value>(text) {
+            // One that does not fit is passed over.
+            let _ = patch::json_patch(vm, &json!([change]));
+        }
+    }
 }
 
 fn tell(state: &mut State, key: &Key, is_complete: bool, reason: &str, restores: &[Value]) {

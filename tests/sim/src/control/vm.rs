@@ -1,11 +1,13 @@
 //! The VM controller: instances come and go as the run strategy says, and the status tells it.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use crate::{
     clock,
     store::{self, Key},
-    world::{SNAPSHOT_CLASS, State, World},
+    world::{SNAPSHOT_CLASS, State, VmMemo, World},
 };
 
 const VMS: &str = "kubevirt.io/virtualmachines";
@@ -25,12 +27,8 @@ pub(crate) fn set_running(state: &mut State, namespace: &str, name: &str, is_run
     let key = Key::new(VMS, namespace, name);
     let Some(vm) = state.store.find(&key).cloned() else { return };
     if matches!(run_strategy(&vm), "Manual" | "RerunOnFailure") {
-        state.vms.entry((namespace.to_owned(), name.to_owned())).or_default().is_wanted = Some(is_running);
-        // So that the controllers see that there is something to do.
-        state.store.update(&key, |vm| {
-            vm["status"]["stateChangeRequests"] =
-                json!([{"action": if is_running { "Start" } else { "Stop" }}]);
-        });
+        memo(state, &key).is_wanted = Some(is_running);
+        request(state, &key, &[if is_running { "Start" } else { "Stop" }]);
         return;
     }
     state.store.update(&key, |vm| {
@@ -42,6 +40,53 @@ pub(crate) fn set_running(state: &mut State, namespace: &str, name: &str, is_run
     });
 }
 
+/// Writes requests into the status, so that the controllers see that there is something to do.
+pub(crate) fn request(state: &mut State, vm: &Key, actions: &[&str]) {
+    let requests: Vec<Value> = actions.iter().map(|action| json!({"action": action})).collect();
+    state.store.update(vm, |vm| vm["status"]["stateChangeRequests"] = requests.into());
+}
+
+/// What is remembered of a VM.
+pub(crate) fn memo<'a>(state: &'a mut State, vm: &Key) -> &'a mut VmMemo {
+    state.vms.entry((vm.namespace.clone(), vm.name.clone())).or_default()
+}
+
+/// Lets the guest of a VM end, of itself or by failing.
+pub(crate) fn end_guest(state: &mut State, namespace: &str, name: &str, has_failed: bool) {
+    let phase = if has_failed { "Failed" } else { "Succeeded" };
+    let instance = Key::new(INSTANCES, namespace, name);
+    let key = Key::new(VMS, namespace, name);
+    let Some(vm) = state.store.find(&key).cloned() else { return };
+    state.store.update(&instance, |instance| {
+        instance["status"]["phase"] = phase.into();
+        instance["status"]["conditions"] = json!([not_running(&clock::rfc3339(clock::now()))]);
+    });
+    state.store.update(&Key::new("/pods", namespace, &launcher(name)), |pod| {
+        pod["status"]["phase"] = phase.into();
+    });
+    let stays = match run_strategy(&vm) {
+        "Manual" | "Once" => true,
+        "RerunOnFailure" => !has_failed,
+        _ => false,
+    };
+    if stays {
+        memo(state, &key).is_wanted = Some(false);
+    }
+}
+
+/// Takes steps with one VM until nothing more happens by itself.
+pub(crate) fn settle(world: &World, state: &mut State, namespace: &str, name: &str) {
+    let key = Key::new(VMS, namespace, name);
+    for _ in 0..MOST_STEPS {
+        if let Some(vm) = state.store.find(&key).cloned() {
+            reconcile(world, state, &key, &vm);
+        }
+    }
+}
+
+/// From stopped to running, or back, takes fewer.
+const MOST_STEPS: u32 = 5;
+
 pub(crate) fn step(world: &World, state: &mut State) {
     let vms: Vec<(Key, Value)> =
         state.store.list(VMS, None).map(|(key, vm)| (key.clone(), Value::clone(vm))).collect();
@@ -51,10 +96,8 @@ pub(crate) fn step(world: &World, state: &mut State) {
 }
 
 fn reconcile(world: &World, state: &mut State, key: &Key, vm: &Value) {
-    let place = (key.namespace.clone(), key.name.clone());
-    let memo = state.vms.entry(place).or_default();
-    let is_stuck = memo.is_stuck;
-    let has_agent = memo.has_agent;
+    let memo = memo(state, key);
+    let (is_stuck, restarted) = (memo.is_stuck, memo.restarted.clone());
     let is_leaving = !vm["metadata"]["deletionTimestamp"].is_null();
     let is_wanted = !is_leaving
         && match run_strategy(vm) {
@@ -66,19 +109,26 @@ fn reconcile(world: &World, state: &mut State, key: &Key, vm: &Value) {
     make_data_volumes(world, state, key, vm);
     let instance_key = Key::new(INSTANCES, &key.namespace, &key.name);
     let instance = state.store.find(&instance_key).cloned();
-    match (&instance, is_wanted) {
-        (None, true) => start(world, state, key, vm),
-        (Some(instance), true) if !is_stuck && instance["status"]["phase"] != "Running" => {
-            run(state, &instance_key, has_agent);
+    match instance.as_deref() {
+        None if is_wanted => {
+            self::memo(state, key).restarted = None;
+            start(world, state, key, vm);
         }
-        (Some(_), false) => {
-            state.store.remove(&instance_key);
-            state.store.remove(&Key::new("/pods", &key.namespace, &launcher(&key.name)));
+        None => {}
+        // An instance that has ended stays to be looked at, or makes room for the next.
+        Some(instance) if is_over(instance) && !is_wanted && !is_leaving && run_strategy(vm) != "Halted" => {}
+        Some(instance) if is_over(instance) => remove_instance(state, &instance_key),
+        Some(instance) if !is_wanted || restarted.as_deref() == Some(store::uid(instance)) => {
+            stop(state, key, &instance_key, instance);
         }
-        _ => {}
+        Some(instance) if !is_stuck && missing_claim(state, key, vm).is_none() => {
+            run(state, key, &instance_key, instance);
+        }
+        Some(_) => {}
     }
     let instance = state.store.find(&instance_key).cloned();
-    let status = status(state, vm, instance.as_deref());
+    let vm = state.store.find(key).cloned().map_or_else(|| vm.clone(), |vm| Value::clone(&vm));
+    let status = status(state, key, &vm, instance.as_deref());
     state.store.update(key, |vm| {
         let keep = vm["status"]["snapshotInProgress"].clone();
         vm["status"] = status;
@@ -117,6 +167,9 @@ fn start(world: &World, state: &mut State, key: &Key, vm: &Value) {
         .into_iter()
         .filter_map(|key| Some((key.to_owned(), domain["cpu"].get(key)?.clone())))
         .collect();
+    let mut conditions = vec![not_running(&now)];
+    conditions.extend(missing_claim(state, key, vm).map(|claim| no_claim(key, &claim, &now)));
+    conditions.extend(memo(state, key).trouble.as_ref().map(|trouble| trouble.condition(&now)));
     let revision = format!("revision-start-vm-{}-{}", store::uid(vm), vm["metadata"]["generation"]);
     let pod_uid = state.rng.uid();
     let instance = json!({
@@ -142,7 +195,7 @@ fn start(world: &World, state: &mut State, key: &Key, vm: &Value) {
             },
             "virtualMachineRevisionName": revision,
             "phase": "Scheduling", "guestOSInfo": {}, "qosClass": "Burstable", "runtimeUser": 107,
-            "conditions": [not_running(&now)],
+            "conditions": conditions,
             "phaseTransitionTimestamps": [
                 {"phase": "Pending", "phaseTransitionTimestamp": now},
                 {"phase": "Scheduling", "phaseTransitionTimestamp": now},
@@ -165,25 +218,164 @@ fn start(world: &World, state: &mut State, key: &Key, vm: &Value) {
     world.create(state, "", "pods", pod);
 }
 
-fn run(state: &mut State, instance: &Key, has_agent: bool) {
+/// One phase further.
+fn run(state: &mut State, vm: &Key, key: &Key, instance: &Value) {
     let now = clock::rfc3339(clock::now());
-    let pod = Key::new("/pods", &instance.namespace, &launcher(&instance.name));
-    state.store.update(&pod, |pod| pod["status"]["phase"] = "Running".into());
-    state.store.update(instance, |instance| {
+    let next = match instance["status"]["phase"].as_str() {
+        Some("Scheduling") => "Scheduled",
+        Some("Scheduled") => "Running",
+        _ => return,
+    };
+    if next == "Running" {
+        let pod = Key::new("/pods", &key.namespace, &launcher(&key.name));
+        state.store.update(&pod, |pod| pod["status"]["phase"] = "Running".into());
+    }
+    let memo = memo(state, vm);
+    let (has_agent, is_migratable) = (memo.has_agent, memo.is_migratable);
+    let is_paused = next == "Running" && std::mem::take(&mut memo.starts_paused);
+    let address = format!("10.0.{}.{}", store::uid(instance).len() % 256, 2 + key.name.len() % 250);
+    let volumes = volume_statuses(state, key, instance);
+    state.store.update(key, |instance| {
+        let interfaces = interfaces(instance, &address);
         let status = &mut instance["status"];
-        status["phase"] = "Running".into();
+        status["phase"] = next.into();
         status["nodeName"] = "node-1".into();
-        let condition = |kind: &str| {
-            json!({"type": kind, "status": "True", "lastProbeTime": null, "lastTransitionTime": now})
-        };
-        status["conditions"] = json!([condition("Ready")]);
-        if has_agent && let Some(conditions) = status["conditions"].as_array_mut() {
-            conditions.push(condition("AgentConnected"));
-        }
         if let Some(phases) = status["phaseTransitionTimestamps"].as_array_mut() {
-            phases.push(json!({"phase": "Running", "phaseTransitionTimestamp": now}));
+            phases.push(json!({"phase": next, "phaseTransitionTimestamp": now}));
         }
+        if next != "Running" {
+            return;
+        }
+        status["interfaces"] = interfaces.into();
+        status["volumeStatus"] = volumes.into();
+        let mut conditions = vec![condition("Ready", &now)];
+        if has_agent {
+            conditions.push(condition("AgentConnected", &now));
+            status["guestOSInfo"] = guest_os();
+        }
+        conditions.push(if is_migratable { condition("LiveMigratable", &now) } else { not_migratable(&now) });
+        if is_paused {
+            conditions.push(paused(&now));
+        }
+        status["conditions"] = conditions.into();
     });
+}
+
+/// Asks the guest to end; it does with the next step, unless it is deaf and has time left.
+fn stop(state: &mut State, vm: &Key, key: &Key, instance: &Value) {
+    let grace = instance["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(DEFAULT_GRACE);
+    let memo = memo(state, vm);
+    if instance["metadata"]["deletionTimestamp"].is_null() {
+        memo.asked_to_stop = Some(Instant::now());
+        state.store.update(key, |instance| {
+            instance["metadata"]["deletionTimestamp"] = clock::rfc3339(clock::now()).into();
+            instance["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+        });
+        return;
+    }
+    let asked = memo.asked_to_stop.map(|asked| asked.elapsed().as_secs());
+    if !memo.is_deaf || asked.is_none_or(|asked| asked >= grace) {
+        remove_instance(state, key);
+    }
+}
+
+fn remove_instance(state: &mut State, key: &Key) {
+    state.store.remove(key);
+    state.store.remove(&Key::new("/pods", &key.namespace, &launcher(&key.name)));
+}
+
+/// Seconds that a guest has to end if nobody says otherwise.
+const DEFAULT_GRACE: u64 = 30;
+
+/// Whether the guest has ended.
+pub(crate) fn is_over(instance: &Value) -> bool {
+    matches!(instance["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+}
+
+/// Whether the guest is on its way to another node.
+pub(crate) fn is_migrating(instance: &Value) -> bool {
+    let progress = &instance["status"]["migrationState"];
+    !progress["startTimestamp"].is_null() && progress["completed"] != true
+}
+
+/// A claim that the VM names and that is not there.
+fn missing_claim(state: &State, key: &Key, vm: &Value) -> Option<String> {
+    let volumes = vm["spec"]["template"]["spec"]["volumes"].as_array()?;
+    let mut claims =
+        volumes.iter().filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str());
+    let is_missing =
+        |claim: &&str| state.store.get("/persistentvolumeclaims", &key.namespace, claim).is_none();
+    claims.find(is_missing).map(str::to_owned)
+}
+
+fn condition(kind: &str, now: &str) -> Value {
+    json!({"type": kind, "status": "True", "lastProbeTime": null, "lastTransitionTime": now})
+}
+
+/// The condition of a guest that is held still.
+pub(crate) fn paused(now: &str) -> Value {
+    let mut condition = condition("Paused", now);
+    condition["reason"] = "PausedByUser".into();
+    condition["message"] = "VMI was paused by user".into();
+    condition
+}
+
+fn no_claim(key: &Key, claim: &str, now: &str) -> Value {
+    json!({
+        "type": "Synchronized", "status": "False", "reason": "FailedPvcNotFound",
+        "message": format!("PVC {}/{claim} does not exist, waiting for it to appear", key.namespace),
+        "lastProbeTime": null, "lastTransitionTime": now,
+    })
+}
+
+fn not_migratable(now: &str) -> Value {
+    json!({
+        "type": "LiveMigratable", "status": "False", "reason": "DisksNotLiveMigratable",
+        "message": "cannot migrate VMI: a PVC is not shared, live migration requires that all PVCs must be shared \
+            (using ReadWriteMany access mode)",
+        "lastProbeTime": null, "lastTransitionTime": now,
+    })
+}
+
+fn guest_os() -> Value {
+    json!({
+        "id": "debian", "name": "Debian GNU/Linux", "prettyName": "Debian GNU/Linux 13 (trixie)", "version": "13",
+        "versionId": "13", "kernelRelease": "6.12.0", "machine": "x86_64",
+    })
+}
+
+/// The volumes of the description with sizes.
+fn volume_statuses(state: &State, key: &Key, instance: &Value) -> Vec<Value> {
+    let volumes = instance["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes
+        .zip('a'..='z')
+        .map(|(volume, letter)| {
+            let mut status = json!({"name": volume["name"], "target": format!("vd{letter}")});
+            let claim = claim_of(volume).unwrap_or_default();
+            if let Some(claim) = state.store.get("/persistentvolumeclaims", &key.namespace, claim) {
+                status["persistentVolumeClaimInfo"] = json!({
+                    "claimName": store::name(claim), "capacity": claim["status"]["capacity"],
+                    "volumeMode": claim["spec"]["volumeMode"], "accessModes": claim["spec"]["accessModes"],
+                });
+            }
+            status
+        })
+        .collect()
+}
+
+/// The interfaces of the description with addresses.
+fn interfaces(instance: &Value, address: &str) -> Vec<Value> {
+    let described = instance["spec"]["domain"]["devices"]["interfaces"].as_array().into_iter().flatten();
+    described
+        .enumerate()
+        .map(|(i, interface)| {
+            json!({
+                "name": interface["name"], "mac": format!("02:00:00:00:00:{i:02x}"), "ipAddress": address,
+                "ipAddresses": [address], "infoSource": "domain, guest-agent", "linkState": "up",
+                "podInterfaceName": format!("eth{i}"), "queueCount": 1,
+            })
+        })
+        .collect()
 }
 
 fn not_running(now: &str) -> Value {
@@ -219,27 +411,55 @@ fn make_data_volumes(world: &World, state: &mut State, key: &Key, vm: &Value) {
     }
 }
 
-fn status(state: &State, vm: &Value, instance: Option<&Value>) -> Value {
+fn status(state: &State, key: &Key, vm: &Value, instance: Option<&Value>) -> Value {
     let old = &vm["status"];
     let now = clock::rfc3339(clock::now());
+    let memo = state.vms.get(&(key.namespace.clone(), key.name.clone()));
+    let instance_is = |kind: &str| {
+        let conditions = instance.and_then(|instance| instance["status"]["conditions"].as_array());
+        conditions.into_iter().flatten().find(|item| item["type"] == kind && item["status"] == "True")
+    };
     let phase = instance.map(|instance| instance["status"]["phase"].as_str().unwrap_or_default());
-    let (printable, is_ready, reason, message) = match phase {
-        None => ("Stopped", "False", "VMINotExists", "VMI does not exist"),
-        Some("Running") => ("Running", "True", "", ""),
-        Some(_) => ("Starting", "False", "GuestNotRunning", "Guest VM is not reported as running"),
+    let is_stopping = instance.is_some_and(|instance| !instance["metadata"]["deletionTimestamp"].is_null());
+    let trouble = memo.and_then(|memo| memo.trouble.as_ref());
+    let printable = match phase {
+        _ if !vm["metadata"]["deletionTimestamp"].is_null() => "Terminating",
+        None | Some("Succeeded" | "Failed") => "Stopped",
+        Some(_) if is_stopping => "Stopping",
+        Some("Running") if instance_is("Paused").is_some() => "Paused",
+        Some("Running") if instance.is_some_and(is_migrating) => "Migrating",
+        Some("Running") => "Running",
+        Some(_) if missing_claim(state, key, vm).is_some() => "ErrorPvcNotFound",
+        Some(_) => trouble.map_or("Starting", |trouble| trouble.status.as_str()),
+    };
+    let (is_ready, reason, message) = match phase {
+        None => ("False", "VMINotExists", "VMI does not exist"),
+        Some("Running") => ("True", "", ""),
+        Some(_) => ("False", "GuestNotRunning", "Guest VM is not reported as running"),
     };
     let before = &old["conditions"][0];
     let is_same = before["status"] == is_ready && before["reason"].as_str().unwrap_or_default() == reason;
-    let since = if is_same { before["lastTransitionTime"].clone() } else { now.into() };
-    let mut condition = json!({
+    let since = if is_same { before["lastTransitionTime"].clone() } else { now.clone().into() };
+    let mut ready = json!({
         "type": "Ready", "status": is_ready, "lastProbeTime": since, "lastTransitionTime": since,
     });
     if !reason.is_empty() {
-        condition["reason"] = reason.into();
-        condition["message"] = message.into();
+        ready["reason"] = reason.into();
+        ready["message"] = message.into();
+    }
+    // What the instance says is told by the VM too.
+    let mut conditions = vec![ready];
+    conditions
+        .extend(["AgentConnected", "LiveMigratable", "Paused"].into_iter().filter_map(instance_is).cloned());
+    if memo.is_some_and(|memo| memo.needs_recovery) {
+        conditions.push(json!({
+            "type": "ManualRecoveryRequired", "status": "True", "reason": "VolumeMigrationFailed",
+            "message": "the volumes of the description are not those that the guest had",
+            "lastProbeTime": null, "lastTransitionTime": since,
+        }));
     }
     let mut status = json!({
-        "conditions": [condition], "printableStatus": printable,
+        "conditions": conditions, "printableStatus": printable,
         "volumeSnapshotStatuses": snapshot_statuses(state, vm),
     });
     if phase.is_some() {

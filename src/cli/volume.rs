@@ -1,0 +1,272 @@
+//! `vmferry volume`: volumes of VMs listed, attached, detached, made larger, exported.
+
+use std::{
+    future::Future,
+    io::{self, Write},
+};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use vmferry::{
+    Error,
+    kubevirt::{AttachRequest, VolumeChanged, VolumeInfo, Volumes},
+};
+
+use super::{
+    Failure,
+    cluster::ClusterArgs,
+    export::{self, ExportArgs, named_vm},
+    output::{Output, Report},
+    signals::{self, Stop},
+    table::{Cells, Column, Table, unknown},
+    units::{Bytes, parse_positive_size},
+    waiting::{WaitArgs, show, timestamp},
+};
+
+/// List volumes of VMs, attach, detach, enlarge and export them
+#[derive(Args, Debug)]
+pub(crate) struct VolumeArgs {
+    #[command(subcommand)]
+    command: VolumeCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum VolumeCommand {
+    List(ListArgs),
+    Attach(AttachArgs),
+    Detach(DetachArgs),
+    Expand(ExpandArgs),
+    /// Export one volume of a VM; the options are those of 'vmferry export'
+    #[command(mut_arg("volume", |arg| arg.required(true)))]
+    Export(Box<ExportArgs>),
+}
+
+/// List the volumes of a VM
+#[derive(Args, Debug)]
+#[command(visible_alias = "ls")]
+struct ListArgs {
+    #[command(flatten)]
+    vm: OneVm,
+}
+
+/// Attach a claim to a VM, while it runs too
+#[derive(Args, Debug)]
+struct AttachArgs {
+    #[command(flatten)]
+    vm: OneVm,
+
+    /// The claim
+    #[arg(value_name = "PVC")]
+    claim: String,
+
+    /// What the VM calls it [default: as the claim]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// The bus that the guest sees it on
+    #[arg(long, value_name = "scsi|virtio", default_value = "scsi", value_parser = ["scsi", "virtio"])]
+    bus: String,
+
+    /// Serial number that the guest sees
+    #[arg(long, value_name = "TEXT")]
+    serial: Option<String>,
+
+    /// The claim is that of a DataVolume
+    #[arg(long)]
+    data_volume: bool,
+
+    #[command(flatten)]
+    waiting: WaitArgs,
+}
+
+/// Take a volume away that was attached while the VM ran
+#[derive(Args, Debug)]
+struct DetachArgs {
+    #[command(flatten)]
+    vm: OneVm,
+
+    /// What the VM calls it
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+
+    #[command(flatten)]
+    waiting: WaitArgs,
+}
+
+/// Make a volume larger
+#[derive(Args, Debug)]
+struct ExpandArgs {
+    #[command(flatten)]
+    vm: OneVm,
+
+    /// What the VM calls it, or its claim
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+
+    /// Its new size: 20GiB
+    #[arg(value_name = "SIZE", value_parser = parse_positive_size)]
+    size: u64,
+
+    #[command(flatten)]
+    waiting: WaitArgs,
+}
+
+/// A VM, and where it is.
+#[derive(Args, Debug)]
+struct OneVm {
+    /// The VM
+    #[arg(value_name = "[NAMESPACE/]VM")]
+    vm: String,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+impl OneVm {
+    async fn connect(&self, output: &Output) -> Result<(Volumes, String), Error> {
+        let (namespace, name) = named_vm(&self.vm)?;
+        let cluster = self.cluster.connect_briefly(namespace.as_deref()).await?;
+        Ok((Volumes::new(cluster).on_event(show(output)), name))
+    }
+}
+
+impl VolumeArgs {
+    /// Whether it lists rows.
+    pub(super) fn has_rows(&self) -> bool {
+        matches!(self.command, VolumeCommand::List(_))
+    }
+}
+
+pub(super) async fn run(args: VolumeArgs, output: &Output) -> Result<(), Failure> {
+    match args.command {
+        VolumeCommand::List(args) => {
+            let (volumes, vm) = args.vm.connect(output).await?;
+            let found =
+                signals::supervise(async move { volumes.list(&vm).await }, Stop::AtOnce, output).await?;
+            let mut table = Table::new(output);
+            Ok(table.page(&found).and_then(|()| table.finish())?)
+        }
+        VolumeCommand::Attach(args) => {
+            let ((volumes, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let request = AttachRequest {
+                claim: args.claim,
+                name: args.name,
+                bus: args.bus,
+                serial: args.serial,
+                data_volume: args.data_volume,
+            };
+            let work = async move { volumes.attach(&vm, &request, &acting).await };
+            carry_out("attached", work, args.waiting, output).await
+        }
+        VolumeCommand::Detach(args) => {
+            let ((volumes, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let work = async move { volumes.detach(&vm, &args.volume, &acting).await };
+            carry_out("detached", work, args.waiting, output).await
+        }
+        VolumeCommand::Expand(args) => {
+            let ((volumes, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let work = async move { volumes.expand(&vm, &args.volume, args.size, &acting).await };
+            carry_out("enlarged", work, args.waiting, output).await
+        }
+        VolumeCommand::Export(args) => export::run(&args, output).await,
+    }
+}
+
+async fn carry_out(
+    done: &'static str,
+    work: impl Future<Output = vmferry::Result<VolumeChanged>> + Send + 'static,
+    waiting: WaitArgs,
+    output: &Output,
+) -> Result<(), Failure> {
+    let changed = signals::supervise(work, Stop::AtOnce, output).await?;
+    Ok(output.report(&Done::new(done, &changed, waiting.dry_run))?)
+}
+
+/// What became of a change of a volume.
+#[derive(Serialize)]
+struct Done<'a> {
+    success: bool,
+    message: String,
+    timestamp: String,
+    vm: &'a str,
+    volume: &'a str,
+    complete: bool,
+    dry_run: bool,
+    #[serde(skip)]
+    done: &'static str,
+}
+
+impl<'a> Done<'a> {
+    fn new(done: &'static str, changed: &'a VolumeChanged, dry_run: bool) -> Self {
+        let message = match (dry_run, changed.complete) {
+            (true, _) => format!("Volume would be {done}"),
+            (false, true) => format!("Volume {done} successfully"),
+            (false, false) => format!("Volume is being {done}"),
+        };
+        Self {
+            success: true,
+            message,
+            timestamp: timestamp(),
+            vm: &changed.vm,
+            volume: &changed.volume,
+            complete: changed.complete,
+            dry_run,
+            done,
+        }
+    }
+}
+
+impl Report for Done<'_> {
+    const CONFIRMS: bool = true;
+
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { vm, volume, done, .. } = self;
+        match (self.dry_run, self.complete) {
+            (true, _) => {
+                writeln!(out, "volume {volume} of VM {vm} would be {done} (dry run, nothing was changed)")
+            }
+            (false, true) => writeln!(out, "volume {volume} of VM {vm} {done}"),
+            (false, false) => writeln!(out, "volume {volume} of VM {vm} is being {done}"),
+        }
+    }
+}
+
+impl Cells for VolumeInfo {
+    const COLUMNS: &'static [Column] = &[
+        Column::text("NAME"),
+        Column::text("TYPE"),
+        Column::text("PVC"),
+        Column::number("SIZE"),
+        Column::text("CLASS"),
+        Column::text("BUS"),
+        Column::text("TARGET"),
+        Column::text("HOTPLUGGED"),
+        Column::text("PHASE"),
+        Column::text("MODE").wide(),
+        Column::text("DEVICE").wide(),
+        Column::text("EXPORTED").wide(),
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(unknown);
+        let yes = |is_so: bool| if is_so { "yes" } else { "no" }.to_owned();
+        vec![
+            self.name.clone(),
+            self.kind.clone(),
+            text(&self.pvc),
+            self.size_bytes.map_or_else(unknown, |bytes| Bytes(bytes).to_string()),
+            text(&self.storage_class),
+            text(&self.bus),
+            text(&self.target),
+            yes(self.hotplugged),
+            text(&self.phase),
+            text(&self.volume_mode),
+            self.device.clone(),
+            yes(self.exportable),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
