@@ -122,6 +122,8 @@ pub struct GuestOs {
     pub hardware_version: u32,
     /// For people.
     pub description: String,
+    /// Its kernel is known to have the driver of LSI Logic's parallel SCSI (mptspi).
+    pub has_lsilogic: bool,
 }
 
 /// A disk.

@@ -3,6 +3,8 @@
 //! VMware refuses names that it does not know yet, so the names here are those of vSphere 7.0 and older,
 //! each with the virtual hardware that it came with.
 
+use std::ops::RangeInclusive;
+
 use super::hardware::{GuestOs, OsFamily};
 
 impl GuestOs {
@@ -12,26 +14,42 @@ impl GuestOs {
     }
 
     /// What a hint means: the name of a preference (`rhel.9`, `windows.2k22`), the value of an annotation
-    /// (`fedora`), one of VMware's names (`ubuntu64Guest`). `None` if it means nothing here.
+    /// (`fedora`), a name of VMware's (`ubuntu64Guest`) or of VirtualBox's (`RedHat_64`), or a description
+    /// (`Red Hat Enterprise Linux 9 (64-bit)`). `None` if it means nothing here.
     pub fn from_hint(hint: &str) -> Option<Self> {
-        let hint = hint.trim().to_ascii_lowercase();
-        let family = FAMILIES.iter().find(|(prefix, _)| hint.starts_with(prefix));
-        let (prefix, make) = family?;
+        let hint = hint.to_ascii_lowercase();
+        let hint = without_width(&hint);
+        let (prefix, make) = FAMILIES.iter().find(|(prefix, _)| hint.starts_with(prefix))?;
         Some(make(&hint[prefix.len()..]))
+    }
+
+    /// What a value of `CIM_OperatingSystem.OSType` means, as far as it says: most have no version.
+    pub(super) fn from_cim_id(id: u16) -> Option<Self> {
+        Self::from_hint(match id {
+            36 | 97..=101 => "linux",
+            67 | 69..=71 | 73 | 74 | 111 | 113 | 114 | 117 | 118 => "windows",
+            76 | 77 | 103 => "windows.2k8",
+            79 | 80 => "rhel",
+            82..=85 => "sles",
+            93 | 94 => "ubuntu",
+            95 | 96 => "debian",
+            105 => "windows.7",
+            106 | 107 => "centos",
+            108 | 109 => "oracle",
+            112 => "windows.2k12",
+            115 => "windows.2k12r2",
+            116 => "windows.2k16",
+            119 | 120 => "windows.10",
+            121 => "windows.2k19",
+            122 => "windows.11",
+            123 => "windows.2k22",
+            _ => return None,
+        })
     }
 
     /// Whether it is more than a family.
     pub(super) fn is_specific(&self) -> bool {
         !GENERIC.contains(&self.description.as_str())
-    }
-
-    /// Whether its kernel has the driver of LSI Logic's parallel SCSI (mptspi). Red Hat took it out of
-    /// version 8, and those who build from its sources have none either.
-    pub(super) fn has_lsilogic(&self) -> bool {
-        let is_red_hat = matches!(self.cim_id, 80 | 107 | 109)
-            && self.hardware_version >= OTHER_LINUX_HARDWARE
-            || ["AlmaLinux", "Rocky"].iter().any(|name| self.description.starts_with(name));
-        self.family != OsFamily::Windows && !is_red_hat
     }
 
     fn new(
@@ -47,7 +65,13 @@ impl GuestOs {
             vmw_os_type: vmw_os_type.to_owned(),
             hardware_version,
             description: description.to_owned(),
+            has_lsilogic: false,
         }
+    }
+
+    /// With the driver of LSI Logic's parallel SCSI, if its version is known and one of these.
+    fn with_lsilogic(self, version: Option<u32>, versions: RangeInclusive<u32>) -> Self {
+        Self { has_lsilogic: version.is_some_and(|version| versions.contains(&version)), ..self }
     }
 
     /// A Linux distribution: its name, and VMware's for each version that it is known from.
@@ -88,6 +112,20 @@ impl GuestOs {
     }
 }
 
+/// Without what says how many bits it has: the 64 is no version.
+fn without_width(hint: &str) -> &str {
+    let mut hint = hint.trim();
+    while let Some(shorter) = WIDTHS.iter().find_map(|width| hint.strip_suffix(width)) {
+        hint = shorter.trim_end();
+    }
+    hint
+}
+
+/// The version of a distribution; `CentOS 4/5 or later` is none.
+fn version(rest: &str) -> Option<u32> {
+    if rest.contains("or later") { None } else { number(rest) }
+}
+
 /// The first number in a text.
 fn number(text: &str) -> Option<u32> {
     let start = text.find(|c: char| c.is_ascii_digit())?;
@@ -100,36 +138,34 @@ fn number(text: &str) -> Option<u32> {
 type Make = fn(&str) -> GuestOs;
 
 /// The first prefix that fits counts, so longer ones come first.
-const FAMILIES: [(&str, Make); 25] = [
+const FAMILIES: [(&str, Make); 30] = [
+    ("microsoft windows", GuestOs::windows),
     ("windows", GuestOs::windows),
     ("win", GuestOs::windows),
+    ("rhel coreos", rhcos),
     ("rhel", rhel),
+    ("red hat enterprise linux coreos", rhcos),
+    ("red hat", rhel),
     ("redhat", rhel),
-    ("centos", |rest| {
-        let types = [(0, "centos7_64Guest", OLDEST), (8, "centos8_64Guest", 14), (9, "centos9_64Guest", 17)];
-        GuestOs::linux("CentOS", 107, number(rest), &types)
-    }),
-    ("fedora", |rest| GuestOs::linux("Fedora", 101, number(rest), &[(0, "fedora64Guest", OLDEST)])),
-    ("ubuntu", |rest| GuestOs::linux("Ubuntu Linux", 94, number(rest), &[(0, "ubuntu64Guest", OLDEST)])),
-    ("debian", |rest| {
-        let types =
-            [(0, "debian9_64Guest", OLDEST), (10, "debian10_64Guest", 14), (11, "debian11_64Guest", 17)];
-        GuestOs::linux("Debian GNU/Linux", 96, number(rest), &types)
-    }),
-    ("opensuse", |rest| GuestOs::linux("openSUSE", 101, number(rest), &[(0, "opensuse64Guest", OLDEST)])),
+    ("centos", centos),
+    ("fedora coreos", fcos),
+    ("fedora", |rest| GuestOs::linux("Fedora", 101, version(rest), &[(0, "fedora64Guest", OLDEST)])),
+    ("ubuntu", ubuntu),
+    ("debian", debian),
+    ("opensuse", opensuse),
     ("sles", sles),
-    ("suse", sles),
+    ("suse", |rest| if rest.contains("opensuse") { opensuse(rest) } else { sles(rest) }),
     ("oracle", oracle),
     ("ol", oracle),
-    ("alma", |rest| GuestOs::linux("AlmaLinux", 101, number(rest), &[])),
-    ("rocky", |rest| GuestOs::linux("Rocky Linux", 101, number(rest), &[])),
+    ("alma", |rest| GuestOs::linux("AlmaLinux", 101, version(rest), &[])),
+    ("rocky", |rest| GuestOs::linux("Rocky Linux", 101, version(rest), &[])),
     ("alpine", |_| GuestOs::linux("Alpine Linux", 101, None, &[])),
     ("arch", |_| GuestOs::linux("Arch Linux", 101, None, &[])),
     ("cirros", |_| GuestOs::linux("CirrOS", 101, None, &[])),
-    ("fcos", |_| GuestOs::linux("Fedora CoreOS", 101, None, &[])),
+    ("fcos", fcos),
     ("flatcar", |_| GuestOs::linux("Flatcar", 101, None, &[])),
     ("gentoo", |_| GuestOs::linux("Gentoo", 101, None, &[])),
-    ("rhcos", |_| GuestOs::linux("RHEL CoreOS", 101, None, &[])),
+    ("rhcos", rhcos),
     ("otherlinux", linux),
     ("linux", linux),
     ("other", |rest| if rest.contains("linux") { linux(rest) } else { GuestOs::unknown() }),
@@ -142,12 +178,18 @@ fn rhel(rest: &str) -> GuestOs {
         (8, "rhel8_64Guest", 14),
         (9, "rhel9_64Guest", 17),
     ];
-    GuestOs::linux("Red Hat Enterprise Linux", 80, number(rest), &types)
+    let version = version(rest);
+    GuestOs::linux("Red Hat Enterprise Linux", 80, version, &types).with_lsilogic(version, RED_HAT_LSILOGIC)
 }
 
-fn sles(rest: &str) -> GuestOs {
-    let types = [(0, "sles12_64Guest", OLDEST), (15, "sles15_64Guest", 14)];
-    GuestOs::linux("SUSE Linux Enterprise", 85, number(rest), &types)
+fn rhcos(_: &str) -> GuestOs {
+    GuestOs::linux("RHEL CoreOS", 101, None, &[])
+}
+
+fn centos(rest: &str) -> GuestOs {
+    let types = [(0, "centos7_64Guest", OLDEST), (8, "centos8_64Guest", 14), (9, "centos9_64Guest", 17)];
+    let version = version(rest);
+    GuestOs::linux("CentOS", 107, version, &types).with_lsilogic(version, RED_HAT_LSILOGIC)
 }
 
 fn oracle(rest: &str) -> GuestOs {
@@ -156,12 +198,52 @@ fn oracle(rest: &str) -> GuestOs {
         (8, "oracleLinux8_64Guest", 14),
         (9, "oracleLinux9_64Guest", 17),
     ];
-    GuestOs::linux("Oracle Linux", 109, number(rest), &types)
+    let version = version(rest);
+    GuestOs::linux("Oracle Linux", 109, version, &types).with_lsilogic(version, RED_HAT_LSILOGIC)
+}
+
+fn fcos(_: &str) -> GuestOs {
+    GuestOs::linux("Fedora CoreOS", 101, None, &[])
+}
+
+fn ubuntu(rest: &str) -> GuestOs {
+    let version = version(rest);
+    GuestOs::linux("Ubuntu Linux", 94, version, &[(0, "ubuntu64Guest", OLDEST)])
+        .with_lsilogic(version, UBUNTU_LSILOGIC)
+}
+
+fn debian(rest: &str) -> GuestOs {
+    let types = [(0, "debian9_64Guest", OLDEST), (10, "debian10_64Guest", 14), (11, "debian11_64Guest", 17)];
+    let version = version(rest);
+    GuestOs::linux("Debian GNU/Linux", 96, version, &types).with_lsilogic(version, DEBIAN_LSILOGIC)
+}
+
+fn opensuse(rest: &str) -> GuestOs {
+    GuestOs::linux("openSUSE", 101, version(rest), &[(0, "opensuse64Guest", OLDEST)])
+}
+
+fn sles(rest: &str) -> GuestOs {
+    let types = [(0, "sles12_64Guest", OLDEST), (15, "sles15_64Guest", 14)];
+    let version = version(rest);
+    GuestOs::linux("SUSE Linux Enterprise", 85, version, &types).with_lsilogic(version, SUSE_LSILOGIC)
 }
 
 fn linux(_: &str) -> GuestOs {
     GuestOs::new(OsFamily::Linux, 101, OTHER_LINUX, OTHER_LINUX_HARDWARE, GENERIC[0])
 }
+
+/// The versions of which every kernel is known to have mptspi. Red Hat took it out of version 8, and those
+/// who build from its sources with it.
+const RED_HAT_LSILOGIC: RangeInclusive<u32> = 5..=7;
+/// Version 15 has a small kernel for VMs, kernel-default-base.
+const SUSE_LSILOGIC: RangeInclusive<u32> = 11..=12;
+/// Version 10 has a small kernel for VMs, linux-image-cloud-amd64.
+const DEBIAN_LSILOGIC: RangeInclusive<u32> = 7..=9;
+/// Version 16.04 has a small kernel for VMs, linux-kvm.
+const UBUNTU_LSILOGIC: RangeInclusive<u32> = 12..=14;
+
+/// How names end that say how many bits the system has; VMware's end with `Guest`, too.
+const WIDTHS: [&str; 7] = ["(64-bit)", "(32-bit)", "_64guest", "64guest", "guest64", "guest", "_64"];
 
 /// Virtual hardware of vSphere 6.5.
 pub(super) const OLDEST: u32 = 13;
@@ -204,6 +286,26 @@ mod tests {
             ("alpine", 101, "other4xLinux64Guest"),
             ("linux", 101, "other4xLinux64Guest"),
             ("otherGuest64", 1, "otherGuest64"),
+            ("Red Hat Enterprise Linux 9 (64-bit)", 80, "rhel9_64Guest"),
+            ("RedHat_64", 80, "rhel6_64Guest"),
+            ("RedHat8_64", 80, "rhel8_64Guest"),
+            ("Debian_64", 96, "debian9_64Guest"),
+            ("Debian11_64", 96, "debian11_64Guest"),
+            ("Ubuntu22_LTS_64", 94, "ubuntu64Guest"),
+            ("Oracle_64", 109, "oracleLinux7_64Guest"),
+            ("OpenSUSE_64", 101, "opensuse64Guest"),
+            ("SUSE_LE_64", 85, "sles12_64Guest"),
+            ("SUSE Linux Enterprise 15 (64-bit)", 85, "sles15_64Guest"),
+            ("SUSE openSUSE (64-bit)", 101, "opensuse64Guest"),
+            ("Microsoft Windows Server 2016 or later (64-bit)", 116, "windows9Server64Guest"),
+            ("Microsoft Windows 10 (64-bit)", 120, "windows9_64Guest"),
+            ("Windows2022_64", 123, "windows2019srv_64Guest"),
+            ("windows7Server64Guest", 103, "windows7Server64Guest"),
+            ("CentOS 4/5 or later (64-bit)", 107, "centos7_64Guest"),
+            ("centos64Guest", 107, "centos7_64Guest"),
+            ("Other 4.x or later Linux (64-bit)", 101, "other4xLinux64Guest"),
+            ("RHEL CoreOS (64-bit)", 101, "other4xLinux64Guest"),
+            ("Fedora CoreOS (64-bit)", 101, "other4xLinux64Guest"),
         ] {
             let os = GuestOs::from_hint(hint).unwrap();
             assert_eq!((os.cim_id, os.vmw_os_type.as_str()), (cim, vmware), "{hint}");
@@ -214,5 +316,55 @@ mod tests {
         }
         assert!(!GuestOs::from_hint("linux").unwrap().is_specific());
         assert!(GuestOs::from_hint("alpine").unwrap().is_specific());
+        let described = |hint| GuestOs::from_hint(hint).unwrap().description;
+        assert_eq!(described("ubuntu64Guest"), "Ubuntu Linux (64-bit)");
+        assert_eq!(described("fedora64Guest"), "Fedora (64-bit)");
+    }
+
+    #[test]
+    fn lsi_logic_is_for_versions_that_are_known_to_drive_it() {
+        let has = |hint: &str| GuestOs::from_hint(hint).unwrap().has_lsilogic;
+        for hint in ["rhel.7", "rhel6.10", "centos.7", "oraclelinux7", "sles12", "debian9", "ubuntu14.04"] {
+            assert!(has(hint), "{hint}");
+        }
+        for hint in [
+            "rhcos",
+            "rhel",
+            "rhel.8",
+            "rhel.10",
+            "centos",
+            "centos64Guest",
+            "centos.stream9",
+            "oracle",
+            "oraclelinux8",
+            "CentOS 4/5 or later (64-bit)",
+            "alma9",
+            "rocky",
+            "sles",
+            "sles15",
+            "debian",
+            "debian12",
+            "ubuntu",
+            "ubuntu64Guest",
+            "ubuntu22.04",
+            "fedora",
+            "linux",
+            "other",
+            "windows.2k8",
+        ] {
+            assert!(!has(hint), "{hint}");
+        }
+        assert!(!GuestOs::unknown().has_lsilogic);
+    }
+
+    #[test]
+    fn what_is_numbered_by_cim_is_understood() {
+        for hint in ["windows.11", "windows.2k12r2", "rhel", "sles", "ubuntu", "debian", "centos", "oracle", "linux"] {
+            let os = GuestOs::from_hint(hint).unwrap();
+            assert_eq!(GuestOs::from_cim_id(os.cim_id), Some(os), "{hint}");
+        }
+        for nothing in [0, 1, 2, 42, 102, u16::MAX] {
+            assert_eq!(GuestOs::from_cim_id(nothing), None, "{nothing}");
+        }
     }
 }

@@ -88,7 +88,7 @@ impl Renderer<'_> {
             Some(DiskBus::Sata | DiskBus::Usb | DiskBus::Nvme) => ControllerModel::Sata,
             // Nobody has virtio, and its SCSI controller is not one of these either.
             Some(DiskBus::Virtio | DiskBus::Scsi) | None => match self.profile {
-                TargetProfile::Vmware | TargetProfile::Generic if self.os.has_lsilogic() => {
+                TargetProfile::Vmware | TargetProfile::Generic if self.os.has_lsilogic => {
                     ControllerModel::Lsilogic
                 }
                 _ => ControllerModel::Sata,

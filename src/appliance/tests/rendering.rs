@@ -308,9 +308,27 @@ fn names_of_options_are_those_of_the_command_line() {
 }
 
 #[test]
+fn disks_that_were_on_virtio_are_on_lsi_logic_only_where_the_guest_is_known_to_drive_it() {
+    for (hint, is_lsilogic) in
+        [("", false), ("rhcos", false), ("rhel", false), ("rhel.9", false), ("debian", false), ("rhel.7", true)]
+    {
+        let hardware = Hardware { os: GuestOs::from_hint(hint), ..db() };
+        for &target_profile in TargetProfile::ALL {
+            let options = DescriptorOptions { target_profile, ..DescriptorOptions::default() };
+            let described =
+                descriptor(&hardware, &options, &[file("a", 1 << 20), file("b", 1 << 20)], &[]).unwrap();
+            let knows = matches!(target_profile, TargetProfile::Vmware | TargetProfile::Generic);
+            let found = !items(&described, resource::SCSI).is_empty();
+            assert_eq!(found, is_lsilogic && knows, "{hint} for {target_profile}");
+        }
+    }
+}
+
+#[test]
 fn a_foreign_descriptor_is_described_anew_and_what_is_dropped_is_told() {
+    let old = Hardware { os: GuestOs::from_hint("rhel.7"), ..db() };
     let mut envelope =
-        descriptor(&db(), &DescriptorOptions::default(), &[file("a", 1 << 30), file("b", 1 << 20)], &[])
+        descriptor(&old, &DescriptorOptions::default(), &[file("a", 1 << 30), file("b", 1 << 20)], &[])
             .unwrap()
             .envelope;
     let hardware = &mut envelope.system.hardware;
