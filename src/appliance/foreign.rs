@@ -207,19 +207,30 @@ impl Reader<'_> {
     }
 }
 
+/// The operating system: by VMware's name, else by the description, else by the CIM's number.
 fn os_of(section: &ovf::OperatingSystem) -> GuestOs {
     let named = section.vmw_os_type.as_deref();
-    let hint = [named, section.description.as_deref()].into_iter().flatten().find_map(GuestOs::from_hint);
-    let family = hint.as_ref().map_or(OsFamily::Other, |os| os.family);
-    let known = hint.unwrap_or_else(GuestOs::unknown);
+    let texts = [named, section.description.as_deref()].into_iter().flatten();
+    let mut hints: Vec<GuestOs> = texts.filter_map(GuestOs::from_hint).collect();
+    if hints.iter().all(|os| os.family == OsFamily::Other) {
+        hints.splice(0..0, GuestOs::from_cim_id(section.id));
+    }
+    // A name that VMware has for several versions says less than a description, if that one is cautious.
+    let has_lsilogic = !hints.is_empty() && hints.iter().all(|os| os.has_lsilogic);
+    let known = hints.into_iter().next().unwrap_or_else(GuestOs::unknown);
     GuestOs {
-        family,
-        cim_id: section.id,
-        vmw_os_type: named.map_or_else(|| known.vmw_os_type.clone(), str::to_owned),
+        family: known.family,
+        // VMware's tools write 'unknown' or 'other' where the CIM has no number for a system.
+        cim_id: if section.id <= CIM_OTHER { known.cim_id } else { section.id },
+        vmw_os_type: named.map_or(known.vmw_os_type, str::to_owned),
         hardware_version: known.hardware_version.max(OLDEST),
         description: section.description.clone().unwrap_or(known.description),
+        has_lsilogic,
     }
 }
+
+/// `CIM_OperatingSystem.OSType`: 0 is 'unknown', 1 is 'other'.
+const CIM_OTHER: u16 = 1;
 
 /// Settings that are carried over, and those that say what is so anyway.
 const KNOWN_KEYS: [&str; 12] = [
@@ -236,3 +247,55 @@ const KNOWN_KEYS: [&str; 12] = [
     "tools.toolsUpgradePolicy",
     "uefi.secureBoot.enabled",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(id: u16, named: Option<&str>, description: Option<&str>) -> GuestOs {
+        os_of(&ovf::OperatingSystem {
+            id,
+            version: None,
+            description: description.map(str::to_owned),
+            vmw_os_type: named.map(str::to_owned),
+        })
+    }
+
+    #[test]
+    fn systems_are_known_by_name_by_description_or_by_number() {
+        for (id, named, description, expected) in [
+            (80, None, Some("Red Hat Enterprise Linux 9 (64-bit)"), "rhel9_64Guest"),
+            (80, None, Some("RedHat_64"), "rhel6_64Guest"),
+            (96, None, Some("Debian_64"), "debian9_64Guest"),
+            (121, None, Some("Microsoft Windows Server 2019 (64-bit)"), "windows2019srv_64Guest"),
+            (85, None, Some("SUSE Linux Enterprise 15 (64-bit)"), "sles15_64Guest"),
+            (80, None, Some("the till of shop 7"), "rhel6_64Guest"),
+            (94, None, None, "ubuntu64Guest"),
+            (101, Some("amazonlinux2_64Guest"), Some("Amazon Linux 2 (64-bit)"), "amazonlinux2_64Guest"),
+            (1, None, Some("Something else"), "otherGuest64"),
+        ] {
+            let os = read(id, named, description);
+            assert_eq!((os.vmw_os_type.as_str(), os.cim_id), (expected, id), "{named:?} {description:?}");
+            assert_eq!(os.family == OsFamily::Other, id == 1, "{named:?} {description:?}");
+            assert!(!os.has_lsilogic, "{named:?} {description:?}");
+        }
+        assert_eq!(read(1, Some("rhel9_64Guest"), None).cim_id, 80, "VMware's name says more than 'other'");
+        assert!(read(80, Some("rhel7_64Guest"), None).has_lsilogic);
+    }
+
+    /// A system that is known is the same after it was written and read.
+    #[test]
+    fn systems_are_read_as_they_were_written() {
+        for hint in [
+            "rhel", "rhel.7", "rhel.9", "rhel.10", "rhcos", "centos", "centos.7", "oraclelinux8", "fedora", "fcos",
+            "ubuntu22.04", "debian", "debian12", "opensuse15", "sles", "sles15", "alma9", "rocky.9", "alpine", "arch",
+            "cirros", "flatcar", "gentoo", "linux", "other", "windows", "windows.7", "windows.10", "windows.11",
+            "windows.2k8", "windows.2k12r2", "windows.2k16", "windows.2k19", "windows.2k22", "windows.2k25",
+        ] {
+            let os = GuestOs::from_hint(hint).unwrap();
+            for named in [Some(os.vmw_os_type.as_str()), None] {
+                assert_eq!(read(os.cim_id, named, Some(&os.description)), os, "{hint} {named:?}");
+            }
+        }
+    }
+}

@@ -162,5 +162,10 @@ fn a_reviewed_descriptor_is_read_and_described_anew() {
         let (hardware, _) = of_ovf(&envelope).unwrap();
         assert_eq!((hardware.cpu.count(), hardware.memory), (Some(4), 8 << 30));
         assert_eq!((hardware.disks.len(), hardware.nics.len()), (4, 2));
+        let vm = read_vm(include_str!("../data/appliance/db.yaml")).unwrap();
+        assert_eq!(hardware.os, of_vm(&vm).unwrap().0.os, "{profile}");
+        let options = DescriptorOptions { target_profile: profile, ..DescriptorOptions::default() };
+        let again = descriptor(&hardware, &options, &[], &[]).unwrap().envelope;
+        assert_eq!(again.system.os, envelope.system.os, "{profile}");
     }
 }
