@@ -359,7 +359,9 @@ mod tests {
 
     #[test]
     fn what_is_numbered_by_cim_is_understood() {
-        for hint in ["windows.11", "windows.2k12r2", "rhel", "sles", "ubuntu", "debian", "centos", "oracle", "linux"] {
+        for hint in
+            ["windows.11", "windows.2k12r2", "rhel", "sles", "ubuntu", "debian", "centos", "oracle", "linux"]
+        {
             let os = GuestOs::from_hint(hint).unwrap();
             assert_eq!(GuestOs::from_cim_id(os.cim_id), Some(os), "{hint}");
         }

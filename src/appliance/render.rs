@@ -2,6 +2,7 @@
 
 mod advice;
 mod devices;
+mod limits;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,6 +58,7 @@ pub fn descriptor(
     renderer.other_devices();
     let config = renderer.config();
     renderer.advise_on_machine();
+    renderer.advise_on_limits();
 
     let name = options.name.as_deref().unwrap_or(&hardware.name);
     let envelope = Envelope {
@@ -253,10 +255,9 @@ impl<'a> Renderer<'a> {
     }
 
     fn system(&self, name: &str) -> ovf::System {
-        let tpm = if self.hardware.has_tpm { TPM_HARDWARE } else { 0 };
         let family = match self.profile {
             TargetProfile::Virtualbox => "virtualbox-2.2".to_owned(),
-            _ => format!("vmx-{}", self.os.hardware_version.max(super::os::OLDEST).max(tpm)),
+            _ => format!("vmx-{}", self.hardware_version()),
         };
         ovf::System {
             element_name: "Virtual Hardware Family".to_owned(),
@@ -264,6 +265,12 @@ impl<'a> Renderer<'a> {
             identifier: Some(clean_text(name).into_owned()),
             system_type: Some(family),
         }
+    }
+
+    /// The N of `vmx-N`: the oldest that has what is needed.
+    fn hardware_version(&self) -> u32 {
+        let tpm = if self.hardware.has_tpm { TPM_HARDWARE } else { 0 };
+        self.os.hardware_version.max(super::os::OLDEST).max(tpm)
     }
 
     fn os_entry(&self) -> ovf::OperatingSystem {

@@ -299,6 +299,37 @@ fn options_win_over_the_profile() {
 }
 
 #[test]
+fn more_than_a_target_is_known_to_take_is_told_and_not_refused() {
+    let told = |profile, os: &str, nics: usize, cpus: u32| {
+        let mut hardware = Hardware { os: GuestOs::from_hint(os), ..db() };
+        hardware.cpu.sockets = cpus;
+        hardware.nics = vec![hardware.nics[0].clone(); nics];
+        let options = DescriptorOptions { target_profile: profile, ..DescriptorOptions::default() };
+        let described = descriptor(&hardware, &options, &[], &[]).unwrap();
+        let about = described.warnings.iter().filter(|warning| warning.message.contains("at most"));
+        about.map(|warning| format!("{}: {}", warning.field, warning.message)).collect::<Vec<_>>().join("; ")
+    };
+    let cpus = "spec.template.spec.domain.cpu: a VM of";
+    let nics = "spec.template.spec.domain.devices.interfaces[default]: a VM of";
+    for (profile, os, most_nics, most_cpus, of) in [
+        (TargetProfile::Vmware, "", Some(10), Some(128), "vmx-13"),
+        (TargetProfile::Vmware, "rhel.9", Some(10), Some(256), "vmx-17"),
+        (TargetProfile::Virtualbox, "rhel.9", Some(8), Some(32), "VirtualBox"),
+        (TargetProfile::Proxmox, "rhel.9", Some(32), None, "Proxmox"),
+        (TargetProfile::Generic, "rhel.9", None, None, ""),
+    ] {
+        assert_eq!(told(profile, os, most_nics.unwrap_or(64), most_cpus.unwrap_or(512)), "", "{profile}");
+        let expected = most_nics.map(|most| {
+            format!("{nics} {of} has at most {most} network cards, and this one has {}", most + 1)
+        });
+        assert_eq!(told(profile, os, most_nics.unwrap_or(64) + 1, 1), expected.unwrap_or_default());
+        let expected = most_cpus
+            .map(|most| format!("{cpus} {of} has at most {most} CPUs, and this one has {}", most + 1));
+        assert_eq!(told(profile, os, 1, most_cpus.unwrap_or(512) + 1), expected.unwrap_or_default());
+    }
+}
+
+#[test]
 fn names_of_options_are_those_of_the_command_line() {
     assert_eq!("VMware".parse::<TargetProfile>().unwrap(), TargetProfile::Vmware);
     assert_eq!("vmxnet3".parse::<TargetNic>().unwrap(), TargetNic::Vmxnet3);
@@ -309,9 +340,14 @@ fn names_of_options_are_those_of_the_command_line() {
 
 #[test]
 fn disks_that_were_on_virtio_are_on_lsi_logic_only_where_the_guest_is_known_to_drive_it() {
-    for (hint, is_lsilogic) in
-        [("", false), ("rhcos", false), ("rhel", false), ("rhel.9", false), ("debian", false), ("rhel.7", true)]
-    {
+    for (hint, is_lsilogic) in [
+        ("", false),
+        ("rhcos", false),
+        ("rhel", false),
+        ("rhel.9", false),
+        ("debian", false),
+        ("rhel.7", true),
+    ] {
         let hardware = Hardware { os: GuestOs::from_hint(hint), ..db() };
         for &target_profile in TargetProfile::ALL {
             let options = DescriptorOptions { target_profile, ..DescriptorOptions::default() };
