@@ -145,7 +145,7 @@ pub struct DescriptorOptions {
 /// Formats of disks in an appliance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiskFormat {
-    /// An ISO 9660 image: goes into a CD drive.
+    /// An ISO 9660 image: goes into a CD drive. No command makes one; for those who write the file themselves.
     Iso,
     /// QCOW2.
     Qcow2,

@@ -190,6 +190,8 @@ fn the_document_has_every_field_in_its_place() {
         };
         assert_eq!(sections, expected, "{field}");
     }
+    assert!(!mapped.contains("ISO file"), "the command knows no ISO files, the library does");
+    assert!(mapped.contains("Users of the library can describe a file as\n`DiskFormat::Iso`"));
 }
 
 fn small_vm() -> Value {
