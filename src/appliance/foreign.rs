@@ -4,6 +4,7 @@ use vmferry_formats::ovf::{self, Envelope, Item, bytes_per_unit, resource};
 
 use super::{
     Warning,
+    annotation::{DESCRIPTOR, Kept},
     hardware::{
         Architecture, Attachment, Cpu, Disk, DiskBus, DiskKind, Firmware, GuestOs, Hardware, Nic, NicModel,
         OsFamily,
@@ -20,10 +21,14 @@ pub fn of_ovf(envelope: &Envelope) -> Result<(Hardware, Vec<Warning>)> {
     let system = &envelope.system;
     let mut reader = Reader { envelope, hardware: Hardware::default(), warnings: Vec::new(), memory: None };
     let name = system.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(&system.id);
+    let kept = Kept::of(system.annotation.as_deref().unwrap_or_default());
     reader.hardware = Hardware {
         name: name.to_owned(),
-        origin: Some(format!("OVF descriptor of {name:?}")),
-        description: system.annotation.clone(),
+        origin: Some(format!("{DESCRIPTOR}{name:?}")),
+        description: kept.description,
+        uuid: kept.uuid,
+        serial: kept.serial,
+        machine: kept.machine,
         product: system.products.first().and_then(|product| product.product.clone()),
         vendor: system.products.first().and_then(|product| product.vendor.clone()),
         architecture: Architecture::X86_64,

@@ -15,6 +15,7 @@
 //!
 //! Everything here is a function of its arguments: no I/O, no clock, no randomness, ordered maps.
 
+mod annotation;
 mod controllers;
 mod fields;
 mod foreign;

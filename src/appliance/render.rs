@@ -10,6 +10,7 @@ use vmferry_formats::ovf::{self, Envelope, Number, Setting, clean_text, resource
 
 use super::{
     Warning,
+    annotation::annotation,
     hardware::{Attachment, Firmware, GuestOs, Hardware, Nic},
     options::{DescriptorOptions, DiskFile, TargetProfile},
 };
@@ -160,9 +161,11 @@ impl<'a> Renderer<'a> {
         for nic in nics {
             let mapped = self.options.network_map.iter().find(|(name, _)| nic.is_in(name));
             if let (None, Attachment::Network(network)) = (mapped, &nic.attachment) {
+                let whose =
+                    if self.is_kubevirt() { "the cluster's" } else { "those that the descriptor came with" };
                 self.warn(
                     &nic.field,
-                    format!("the network {network:?} is one of the cluster's"),
+                    format!("the network {network:?} is one of {whose}"),
                     "choose a network of the target when the appliance is imported, or name it by --network-map",
                 );
             }
@@ -400,35 +403,6 @@ fn product(hardware: &Hardware, options: &DescriptorOptions) -> Vec<ovf::Product
         ..ovf::Product::default()
     };
     if product == ovf::Product::default() { Vec::new() } else { vec![product] }
-}
-
-/// Where it comes from, what it was, and what is lost. No time and no version of ours: equal VMs have equal
-/// descriptors.
-fn annotation(hardware: &Hardware, warnings: &[Warning]) -> String {
-    let mut text = String::new();
-    if let Some(origin) = &hardware.origin {
-        let platform = hardware.platform.as_ref().map_or_else(String::new, |version| format!(" ({version})"));
-        text.push_str(&format!("{origin}{platform}\n"));
-    }
-    if let Some(description) = &hardware.description {
-        text.push_str(&format!("{description}\n"));
-    }
-    for (what, value) in [
-        ("SMBIOS UUID", &hardware.uuid),
-        ("SMBIOS serial number", &hardware.serial),
-        ("Machine type", &hardware.machine),
-    ] {
-        if let Some(value) = value {
-            text.push_str(&format!("{what}: {value}\n"));
-        }
-    }
-    if !warnings.is_empty() {
-        text.push_str("What this description does not say, or says otherwise:\n");
-        for warning in warnings {
-            text.push_str(&format!("- {warning}\n"));
-        }
-    }
-    clean_text(text.trim_end()).into_owned()
 }
 
 /// An id of what importers take in ids.

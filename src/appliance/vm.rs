@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{
     Warning,
+    annotation::KUBEVIRT,
     fields::account,
     hardware::{Architecture, Cpu, Firmware, GuestOs, Hardware},
     interfaces::nics,
@@ -46,8 +47,8 @@ impl<'a> Reader<'a> {
         let metadata = |field: &str| self.vm.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
         let name = metadata("name").filter(|name| !name.is_empty()).unwrap_or("vm").to_owned();
         let origin = match metadata("namespace") {
-            Some(namespace) => format!("KubeVirt VM {namespace}/{name}"),
-            None => format!("KubeVirt VM {name}"),
+            Some(namespace) => format!("{KUBEVIRT}{namespace}/{name}"),
+            None => format!("{KUBEVIRT}{name}"),
         };
         let architecture = match self.text("/architecture") {
             None | Some("amd64" | "x86_64") => Architecture::X86_64,

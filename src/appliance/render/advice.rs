@@ -2,6 +2,7 @@
 
 use super::{Placed, Renderer};
 use crate::appliance::{
+    annotation::KUBEVIRT,
     hardware::{Architecture, DiskBus, DiskKind, Firmware, NicModel, OsFamily},
     options::{ControllerModel, TargetNic, TargetProfile},
 };
@@ -235,8 +236,11 @@ impl Renderer<'_> {
 
     /// The name of a field: KubeVirt's if the hardware is that of its VM.
     pub(super) fn path(&self, kubevirt: &str, other: &str) -> String {
-        let is_kubevirt =
-            self.hardware.origin.as_ref().is_some_and(|origin| origin.starts_with("KubeVirt VM "));
-        if is_kubevirt { format!("spec.template.spec.{kubevirt}") } else { other.to_owned() }
+        if self.is_kubevirt() { format!("spec.template.spec.{kubevirt}") } else { other.to_owned() }
+    }
+
+    /// Whether the hardware is that of a VM of KubeVirt.
+    pub(super) fn is_kubevirt(&self) -> bool {
+        self.hardware.origin.as_ref().is_some_and(|origin| origin.starts_with(KUBEVIRT))
     }
 }

@@ -298,6 +298,30 @@ fn options_win_over_the_profile() {
     }
 }
 
+/// An appliance of ours that is packed anew, and again.
+#[test]
+fn annotations_do_not_grow() {
+    let mut hardware = Hardware {
+        description: Some("Orders\n- and invoices".into()),
+        platform: Some("KubeVirt v1.9.0".into()),
+        uuid: Some("0b39d0b0".into()),
+        machine: Some("q35".into()),
+        ..db()
+    };
+    let mut lengths = Vec::new();
+    for _ in 0..3 {
+        let described = descriptor(&hardware, &DescriptorOptions::default(), &[], &[]).unwrap();
+        lengths.push(described.envelope.system.annotation.as_ref().unwrap().len());
+        let again = of_ovf(&described.envelope).unwrap().0;
+        assert_eq!(
+            (&again.description, &again.uuid, &again.serial, &again.machine),
+            (&hardware.description, &hardware.uuid, &hardware.serial, &hardware.machine)
+        );
+        hardware = again;
+    }
+    assert!(lengths[2] <= lengths[1], "{lengths:?}");
+}
+
 #[test]
 fn more_than_a_target_is_known_to_take_is_told_and_not_refused() {
     let told = |profile, os: &str, nics: usize, cpus: u32| {
@@ -396,6 +420,9 @@ fn a_foreign_descriptor_is_described_anew_and_what_is_dropped_is_told() {
         fields(&described.warnings).iter().all(|field| !field.contains("spec.template")),
         "no fields of KubeVirt's"
     );
+    let said =
+        |text: &str| described.warnings.iter().filter(|warning| warning.message.contains(text)).count();
+    assert_eq!((said("the cluster's"), said("one of those that the descriptor came with")), (0, 2));
 
     envelope.system.hardware.items.retain(|item| item.resource_type != resource::MEMORY);
     assert_eq!(of_ovf(&envelope).unwrap_err().kind(), ErrorKind::Usage);
