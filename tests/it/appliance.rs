@@ -8,8 +8,11 @@ use std::{
 };
 
 use vmferry::{
-    appliance::{DescriptorOptions, DiskFile, TargetProfile, descriptor, of_ovf, of_vm, read_vm},
-    formats::ovf,
+    appliance::{
+        Attachment, Cpu, DescriptorOptions, Disk, DiskBus, DiskFile, DiskFormat, DiskKind, Firmware, GuestOs,
+        Hardware, Nic, NicModel, TargetProfile, descriptor, of_ovf, of_vm, read_vm,
+    },
+    formats::{ovf, testkit::Rng},
 };
 
 use crate::support::{have, material, missing, scratch, tool};
@@ -26,8 +29,13 @@ fn described(profile: TargetProfile) -> String {
         ..DiskFile::default()
     };
     let files = [file(1, 20), file(2, 100), DiskFile { virtual_size: (5 << 30) + 512, ..file(3, 5) }];
-    let mut text = descriptor(&hardware, &options, &files, &warnings).unwrap().template;
-    for index in 0..3 {
+    with_numbers(&descriptor(&hardware, &options, &files, &warnings).unwrap().template, files.len())
+}
+
+/// A template with numbers in place of its markers.
+fn with_numbers(template: &str, files: usize) -> String {
+    let mut text = template.to_owned();
+    for index in 0..files {
         text = text.replace(&format!("<vmferry-size-{index:05}>"), &format!("{}", 1_000_000_000 + index));
         text = text.replace(&format!("<vmferry-used-{index:05}>"), &format!("{}", 2_000_000_000 + index));
     }
@@ -65,7 +73,7 @@ fn validate(directory: &Path, names: &[PathBuf]) {
         missing("the schema ovf-schema/dsp8023_1.1.1.xsd of the test material");
         return;
     }
-    for names in names.chunks(50) {
+    for names in names.chunks(150) {
         let mut command = Command::new("xmllint");
         command.current_dir(directory).args(["--nonet", "--noout", "--schema"]).arg(&schema).args(names);
         let output = command.output().unwrap();
@@ -88,6 +96,105 @@ fn whatever_the_model_holds_is_valid() {
         fs::write(directory.path().join(&name), ovf::sample(seed).to_template().unwrap()).unwrap();
         names.push(name);
     }
+    validate(directory.path(), &names);
+}
+
+/// Hardware with everything that it can have, and with texts that XML has trouble with.
+fn any_hardware(rng: &mut Rng) -> Hardware {
+    let texts = ["vm", "a<b>&\"c'", "\u{1b}[2J\0\u{ffff}", "ä\n\u{1f4be}\t]]>", ""];
+    let hints = ["rhel.9", "rhel.7", "windows.2k22", "debian", "linux", "nothing"];
+    let buses = [DiskBus::Ide, DiskBus::Nvme, DiskBus::Sata, DiskBus::Scsi, DiskBus::Usb, DiskBus::Virtio];
+    let kinds = [DiskKind::Cdrom, DiskKind::Disk, DiskKind::Lun];
+    let models =
+        [NicModel::E1000, NicModel::E1000e, NicModel::Pcnet, NicModel::Virtio, NicModel::Other("igb".into())];
+    let firmware =
+        [Firmware::Bios, Firmware::Efi { secure_boot: true }, Firmware::Efi { secure_boot: false }];
+    fn pick<T: Clone>(rng: &mut Rng, of: &[T]) -> T {
+        of[usize::try_from(rng.below(of.len() as u64)).unwrap()].clone()
+    }
+    fn count(rng: &mut Rng, below: u64) -> u32 {
+        u32::try_from(rng.below(below)).unwrap()
+    }
+    let maybe = |rng: &mut Rng| (rng.below(2) == 0).then(|| pick(rng, &texts).to_owned());
+    let mut hardware = Hardware {
+        name: pick(rng, &texts).to_owned(),
+        origin: pick(
+            rng,
+            &[None, Some("KubeVirt VM demo/x".to_owned()), Some("OVF descriptor of \"x\"".to_owned())],
+        ),
+        platform: maybe(rng),
+        description: maybe(rng),
+        product: maybe(rng),
+        vendor: maybe(rng),
+        machine: maybe(rng),
+        uuid: maybe(rng),
+        serial: maybe(rng),
+        cpu: Cpu {
+            sockets: 1 + count(rng, 40),
+            cores: 1 + count(rng, 8),
+            threads: 1 + count(rng, 2),
+            can_grow: rng.below(2) == 0,
+            is_nesting: rng.below(2) == 0,
+        },
+        memory: 1 + rng.below(1 << 40),
+        memory_can_grow: rng.below(2) == 0,
+        firmware: pick(rng, &firmware),
+        has_tpm: rng.below(2) == 0,
+        has_sound: rng.below(2) == 0,
+        os: GuestOs::from_hint(pick(rng, &hints)),
+        ..Hardware::default()
+    };
+    for index in 0..rng.below(8) {
+        hardware.disks.push(Disk {
+            name: format!("d{index}{}", pick(rng, &texts)),
+            kind: pick(rng, &kinds),
+            bus: pick(rng, &buses),
+            boot_order: (rng.below(4) == 0).then(|| 1 + count(rng, 9)),
+            serial: maybe(rng),
+            claim: maybe(rng),
+            capacity: None,
+            field: format!("disks[{index}]"),
+        });
+    }
+    for index in 0..rng.below(14) {
+        let network = Attachment::Network(format!("ns/net{}{}", index % 3, pick(rng, &texts)));
+        hardware.nics.push(Nic {
+            name: format!("n{index}{}", pick(rng, &texts)),
+            model: pick(rng, &models),
+            mac: (rng.below(2) == 0).then(|| format!("02:00:00:00:00:{index:02x}")),
+            attachment: pick(rng, &[Attachment::Pod, network]),
+            boot_order: (rng.below(4) == 0).then(|| 1 + count(rng, 9)),
+            is_connected: rng.below(3) > 0,
+            field: format!("interfaces[{index}]"),
+        });
+    }
+    hardware
+}
+
+#[test]
+fn whatever_the_hardware_is_its_descriptors_are_valid() {
+    let directory = scratch();
+    let mut names = Vec::new();
+    for seed in 0..30 {
+        let mut rng = Rng::new(seed);
+        let hardware = any_hardware(&mut rng);
+        let files: Vec<DiskFile> = (0..rng.below(10))
+            .map(|index| DiskFile {
+                file_name: format!("disk{index}"),
+                virtual_size: (1 + rng.below(1 << 40)) * 512,
+                format: if rng.below(4) == 0 { DiskFormat::Iso } else { DiskFormat::VmdkStream },
+                ..DiskFile::default()
+            })
+            .collect();
+        for &target_profile in TargetProfile::ALL {
+            let options = DescriptorOptions { target_profile, ..DescriptorOptions::default() };
+            let text = descriptor(&hardware, &options, &files, &[]).unwrap().template;
+            let name = PathBuf::from(format!("{seed}-{target_profile}.ovf"));
+            fs::write(directory.path().join(&name), with_numbers(&text, files.len())).unwrap();
+            names.push(name);
+        }
+    }
+    assert_eq!(names.len(), 120);
     validate(directory.path(), &names);
 }
 
