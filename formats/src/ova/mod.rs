@@ -52,7 +52,8 @@
 //! | two entries of one name, in whatever case; two descriptors | refused |
 //! | archives without a descriptor, or without an end | corrupt, truncated |
 //!
-//! Everything is bounded: [`MAX_ENTRIES`] entries, [`MAX_DESCRIPTOR_LEN`] of descriptor. Sections
+//! Everything is bounded: [`MAX_ENTRIES`] entries, [`MAX_DESCRIPTOR_LEN`](crate::ovf::MAX_DESCRIPTOR_LEN) of
+//! descriptor. Sections
 //! cited in this folder are those of the formats contract; the sources of what is read are POSIX.1-2001 `pax`, the
 //! manual of GNU tar and DSP0243.
 
@@ -69,7 +70,7 @@ mod writer;
 pub use header::{BLOCK_LEN, MAX_MTIME, check_name, header};
 pub use manifest::{ManifestHash, certificate, manifest};
 pub use parser::Dialect;
-pub use reader::{Archive, ArchiveOpener, Entry, MAX_DESCRIPTOR_LEN, MAX_ENTRIES, MAX_SUMS_LEN};
+pub use reader::{Archive, ArchiveOpener, Entry, MAX_ENTRIES, MAX_SUMS_LEN};
 pub use sums::{Sum, SumAlgorithm, parse_sum, parse_sums};
 pub use template::{FileNumbers, Template};
 pub use writer::{ArchiveOptions, ArchiveWriter, MAX_FILES};

@@ -6,6 +6,7 @@ use crate::{
     Error, Result,
     num::{round_up, to_u64, to_usize},
     ova::parser::{BLOCK_LEN, Dialect, Header, Kind, Pax, shown, until_nul},
+    ovf::MAX_DESCRIPTOR_LEN,
     plan::{Need, Step},
     planning::{check_supply, opened},
     zero::is_zero,
@@ -14,9 +15,6 @@ use crate::{
 /// Most entries of an archive. Appliances have a handful; one with a disk in pieces of 2 GiB has
 /// some hundred.
 pub const MAX_ENTRIES: usize = 1000;
-
-/// Longest descriptor, in bytes.
-pub const MAX_DESCRIPTOR_LEN: u64 = 16 << 20;
 
 /// Longest manifest and longest certificate, in bytes.
 pub const MAX_SUMS_LEN: u64 = 1 << 20;

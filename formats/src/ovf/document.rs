@@ -61,7 +61,7 @@ pub(super) struct Element {
 impl Document {
     /// Reads a document.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() > MAX_DESCRIPTOR_LEN {
+        if to_u64(bytes.len()) > MAX_DESCRIPTOR_LEN {
             return Err(Error::limit(format!(
                 "the descriptor has {} bytes, more than {MAX_DESCRIPTOR_LEN}",
                 bytes.len()
@@ -315,7 +315,7 @@ fn malformed(error: impl Into<quick_xml::Error>) -> Error {
 }
 
 /// Longest descriptor that is read, in bytes. Those of big appliances have some 100 KiB.
-pub const MAX_DESCRIPTOR_LEN: usize = 4 << 20;
+pub const MAX_DESCRIPTOR_LEN: u64 = 4 << 20;
 
 /// Elements in one another; a descriptor has 6.
 const MAX_DEPTH: usize = 32;

@@ -182,7 +182,7 @@ fn bombs_are_refused_before_they_grow() {
         with("", &"<o:Item><r:ResourceType>1</r:ResourceType></o:Item>".repeat(4097)),
         with(&format!("<o:References>{}</o:References>", many_files(4097)), ""),
         with(&format!("<{}/>", "x".repeat(300)), ""),
-        " ".repeat(MAX_DESCRIPTOR_LEN + 1),
+        " ".repeat(crate::num::to_usize(MAX_DESCRIPTOR_LEN) + 1),
     ];
     for text in limits {
         assert_eq!(refusal(&text), ErrorKind::Limit, "{}…", &text[..200.min(text.len())]);

@@ -10,7 +10,7 @@ use rustix::{
     fd::{AsFd as _, OwnedFd},
     fs::{AtFlags, FileType, Mode, OFlags},
 };
-use vmferry_formats::ova::{MAX_DESCRIPTOR_LEN, MAX_SUMS_LEN};
+use vmferry_formats::{ova::MAX_SUMS_LEN, ovf::MAX_DESCRIPTOR_LEN};
 
 use crate::{
     error::{Error, Result},

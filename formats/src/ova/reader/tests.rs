@@ -183,7 +183,7 @@ fn hostile_archives_are_refused_and_say_why() {
     let mut many: Vec<(&str, u8, &[u8])> = many.iter().map(|name| (name.as_str(), b'0', &[][..])).collect();
     many.push(("x.ovf", b'0', OVF));
     let comments = vec![("g", b'g', &b"19 comment=nothing\n"[..]); 4 * MAX_ENTRIES];
-    let long_descriptor = vec![b' '; 1 + (16 << 20)];
+    let long_descriptor = vec![b' '; 1 + to_usize(MAX_DESCRIPTOR_LEN)];
     let long_manifest = vec![b'\n'; 1 + (1 << 20)];
     let long_name = format!("{}\0", "a".repeat(256));
     let good_len = good().len();
