@@ -143,19 +143,32 @@ pub(super) async fn run(args: &PackArgs, output: &Output) -> Result<(), Failure>
         // Nobody listens any more when the command ends.
         let _ = events.send(event);
     })
-    .await?;
+    .await
+    .map_err(in_pack)?;
     let stop = Stop::Orderly(pack.cancel_token());
     let listener = tokio::spawn(listen(told, output.clone()));
     let result = signals::supervise(pack.run(), stop, output).await;
     // A run that was left behind may keep its end of the channel.
     let _ = tokio::time::timeout(DISPLAY_END, listener).await;
 
-    let mut report = result?;
+    let mut report = result.map_err(|failure| Failure { error: in_pack(failure.error), ..failure })?;
     report.warnings.extend(described.iter().map(ToString::to_string));
     for warning in &report.warnings {
         output.warning(warning);
     }
     Ok(output.report(&PackSummary::from(&report))?)
+}
+
+/// The same error, with a hint that is right here, where --disk names a source.
+fn in_pack(error: Error) -> Error {
+    let Some(disks) = error.hint().and_then(|hint| hint.strip_prefix("choose one with --disk")) else {
+        return error;
+    };
+    let hint = format!(
+        "pack takes single disks: write the one that is meant to a file first, with \
+         `vmferry convert --disk NUMBER APPLIANCE disk.qcow2`{disks}"
+    );
+    error.with_hint(hint)
 }
 
 /// Shows how the disks go, until there is no more to tell.
@@ -192,6 +205,8 @@ async fn pack(
             .with_hint("convert the disk that does not tell its size to a file first"));
     }
     let target = target(&args.output, appliance.format)?;
+    let texts = [&args.vm, &args.ovf, &args.descriptor];
+    texts.into_iter().flatten().try_for_each(|path| refuse_overwritten(path, &target))?;
     let spec = spec(args)?;
     let conversion = writing::options(&args.integrity, &args.resume, &args.resources, appliance.force);
     let options = PackOptions {
@@ -219,24 +234,24 @@ async fn pack(
         }
         None => {
             // What an appliance refuses is not found after its disks were looked at.
-            build(String::from("<Envelope/>"), &target, &spec, &options, &disks, |_| {})?;
+            builder(String::new(), &target, &spec, &options, &disks).check()?;
             let described = describe(args, &target, &spec, &options, &disks).await?;
             (described.template, described.warnings)
         }
     };
-    Ok((build(text, &target, &spec, &options, &disks, listener)?, warnings))
+    let builder = builder(text, &target, &spec, &options, &disks);
+    Ok((builder.on_event(listener).build()?, warnings))
 }
 
-fn build(
+fn builder(
     text: String,
     target: &PackTarget,
     spec: &WriterSpec,
     options: &PackOptions,
     disks: &[PackDisk],
-    listener: impl Fn(PackEvent) + Send + Sync + 'static,
-) -> Result<Pack, Error> {
+) -> PackBuilder {
     let builder = Pack::builder(text, target.clone()).spec(spec.clone()).options(options.clone());
-    disks.iter().cloned().fold(builder.on_event(listener), PackBuilder::disk).build()
+    disks.iter().cloned().fold(builder, PackBuilder::disk)
 }
 
 /// Describes the VM with these disks.
@@ -314,6 +329,20 @@ fn target(output: &Path, format: Option<ApplianceFormat>) -> Result<PackTarget, 
     }
 }
 
+/// Refuses a description that would be written over: a run that is taken up needs it again.
+fn refuse_overwritten(path: &Path, target: &PackTarget) -> Result<(), Error> {
+    let PackTarget::Directory(directory) = target else { return Ok(()) };
+    let Some(base) = directory.file_name() else { return Ok(()) };
+    let output = directory.join(base).with_added_extension("ovf");
+    match (fs::canonicalize(path), fs::canonicalize(&output)) {
+        (Ok(path), Ok(output)) if path == output => {
+            Err(Error::refused(format!("{} is the description itself", output.display()))
+                .with_hint("choose another output, or copy the description elsewhere"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn read_envelope(path: &Path) -> Result<Envelope, Error> {
     ovf::parse(read_text(path)?.as_bytes()).map_err(|error| {
         Error::failed(format!("{} is not a descriptor that is understood", path.display())).with_source(error)
@@ -331,8 +360,8 @@ fn read_text(path: &Path) -> Result<String, Error> {
     String::from_utf8(text).map_err(|_| Error::usage(format!("{} is not a text in UTF-8", path.display())))
 }
 
-/// Longest description that is read, in bytes.
-const MAX_TEXT_LEN: u64 = 16 << 20;
+/// Longest description that is read, in bytes: that of a descriptor.
+const MAX_TEXT_LEN: u64 = ovf::MAX_DESCRIPTOR_LEN;
 
 #[cfg(test)]
 mod tests;

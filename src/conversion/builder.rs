@@ -104,6 +104,7 @@ impl ConversionBuilder {
             options: self.options,
             progress: Progress::default(),
             cancel: self.cancel,
+            expected: None,
         })
     }
 }

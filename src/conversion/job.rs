@@ -137,14 +137,23 @@ impl<'a> JobDisk<'a> {
         }
         let opened = self.source.open(&self.options, from_middle).await?;
         let again = Self::new(self.source, self.options.clone(), self.spec.clone(), String::new(), opened);
-        if (&again.header.identity, again.header.size) != (&self.header.identity, self.header.size) {
-            return Err(Error::new(
-                ErrorKind::SourceChanged,
-                format!("{} is not what it was when this run began", self.header.source),
-            )
-            .with_hint("nothing may write to the sources while they are read; start again with --restart"));
-        }
+        again.check_unchanged(&self.header)?;
         again.opened.ok_or_else(|| Error::failed("a source is not open; this is a bug of vmferry"))
+    }
+
+    /// Refuses a source that is not what it was when this run began.
+    ///
+    /// # Errors
+    /// It is another one.
+    pub(crate) fn check_unchanged(&self, before: &DiskHeader) -> Result<()> {
+        if (&self.header.identity, self.header.size) == (&before.identity, before.size) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::SourceChanged,
+            format!("{} is not what it was when this run began", before.source),
+        )
+        .with_hint("nothing may write to the sources while they are read; start again with --restart"))
     }
 
     fn is_raw(&self) -> bool {

@@ -24,7 +24,7 @@ use crate::{
     pipeline::{
         converter::{Converter, OpenDisk},
         hash::FileHash,
-        journal::{self, DiskEnd, Header},
+        journal::{self, DiskEnd, DiskHeader, Header},
         layout::Layout,
         output::{Output, OutputState},
         progress::{Phase, Progress, Snapshot},
@@ -215,6 +215,8 @@ pub struct Conversion {
     pub(crate) options: ConversionOptions,
     pub(crate) progress: Progress,
     pub(crate) cancel: CancellationToken,
+    /// What the source was when somebody looked at it before.
+    pub(crate) expected: Option<DiskHeader>,
 }
 
 impl Conversion {
@@ -255,6 +257,11 @@ impl Conversion {
             progress.set_phase(Phase::Done);
         }
         report
+    }
+
+    /// The same, of a source that must still be what it was.
+    pub(crate) fn expecting(self, expected: DiskHeader) -> Self {
+        Self { expected: Some(expected), ..self }
     }
 
     fn means(&self) -> Means<'_> {
@@ -336,6 +343,9 @@ impl Conversion {
             );
         }
         let mut disk = JobDisk::new(&self.source, source, self.spec.clone(), paths.base_name(), opened);
+        if let Some(expected) = &self.expected {
+            disk.check_unchanged(expected)?;
+        }
         let writer = disk.writer()?;
         // Before anything is created: an output that is complete already is what the user must hear of.
         if fs::symlink_metadata(&paths.journal).is_err() {

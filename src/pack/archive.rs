@@ -47,6 +47,7 @@ impl Pack {
             }
             encoder = writer.encoder_identity();
         }
+        self.check_capacities(&disks)?;
         let header = self.header(&paths.base_name(), &disks, encoder, false);
         let (container, parameters) = (self.container()?, self.parameters());
         let head = ContainerHead {

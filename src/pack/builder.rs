@@ -8,7 +8,11 @@ use vmferry_formats::{
     ova::{MAX_MTIME, Template, check_name},
 };
 
-use super::{Listener, Names, Pack, PackDisk, PackEvent, PackOptions, PackTarget, demand_streams};
+use super::{
+    Listener, Names, Pack, PackDisk, PackEvent, PackOptions, PackTarget,
+    container::{OvaContainer, Tail},
+    demand_streams, descriptor,
+};
 use crate::{
     conversion::ConversionSource,
     error::{Error, FormatContext as _, Result},
@@ -85,16 +89,19 @@ impl PackBuilder {
         self
     }
 
-    /// The appliance. Nothing is opened or created before it runs.
+    /// Whether everything but the descriptor can be, for whoever makes that later.
     ///
     /// # Errors
-    /// A name, the time, the descriptor, or the format of the images cannot be.
-    pub fn build(self) -> Result<Pack> {
-        let Self { descriptor, target, base, disks, spec, options, listener, cancel } = self;
+    /// A name, the time, or the format of the images cannot be.
+    pub fn check(&self) -> Result<()> {
+        self.checked_names().map(|_| ())
+    }
+
+    fn checked_names(&self) -> Result<Names> {
+        let Self { target, base, disks, spec, options, .. } = self;
         if matches!(target, PackTarget::Archive(_)) {
-            demand_streams(&spec)?;
+            demand_streams(spec)?;
         }
-        let template = Template::new(descriptor).context(|| "the descriptor cannot be used".into())?;
         if options.mtime > MAX_MTIME {
             return Err(Error::usage(format!("the time {} is too late for an archive", options.mtime)));
         }
@@ -102,9 +109,28 @@ impl PackBuilder {
         if streams > 1 {
             return Err(Error::usage("standard input is one disk, not several"));
         }
-        let names = names(&target, base, &disks, spec.format())?;
-        let this = Pack {
+        let names = names(target, base.clone(), disks, spec.format())?;
+        // What an archive refuses, a directory should not have either.
+        let blank = Template::new(" ").context(|| "the descriptor cannot be used".into())?;
+        let tail = Tail::new(names.clone(), options.manifest_hash, None);
+        OvaContainer::new(names.clone(), blank, options.mtime, tail)?;
+        Ok(names)
+    }
+
+    /// The appliance. Nothing is opened or created before it runs.
+    ///
+    /// # Errors
+    /// A name, the time, the descriptor, or the format of the images cannot be. The descriptor must be
+    /// an envelope of OVF 1.x that refers to the images of the disks and to nothing else, in their
+    /// order, and states no lengths of them but by markers.
+    pub fn build(self) -> Result<Pack> {
+        let names = self.checked_names()?;
+        let Self { descriptor, target, disks, spec, options, listener, cancel, .. } = self;
+        let template = Template::new(descriptor).context(|| "the descriptor cannot be used".into())?;
+        let envelope = descriptor::check(&template, &names)?;
+        Ok(Pack {
             template,
+            envelope,
             target,
             names,
             disks,
@@ -113,10 +139,7 @@ impl PackBuilder {
             listener,
             progress: Progress::default(),
             cancel,
-        };
-        // What an archive refuses, a directory should not have either.
-        this.container()?;
-        Ok(this)
+        })
     }
 }
 

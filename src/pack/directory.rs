@@ -22,25 +22,11 @@ use crate::{
     },
     error::{Error, FormatContext as _, Result},
     pipeline::{
-        journal::{Checkpoint, Closed, DiskEnd, DiskStart, Header, Journal, Record, Summary},
-        resume,
+        journal::{Checkpoint, Closed, DiskEnd, DiskHeader, DiskStart, Journal, Record},
         target::TargetPaths,
     },
     source::{SourceFormat, SourceOptions},
 };
-
-/// What an earlier run left in the directory.
-#[derive(Default)]
-struct Left {
-    /// Disks that are complete.
-    ended: Vec<DiskEnd>,
-    /// Disks of which something may be there that is of that run.
-    begun: usize,
-    /// All that was left to do is to give the last files their names.
-    closed: bool,
-    /// Bytes of the journal that count.
-    journal_len: u64,
-}
 
 impl Pack {
     pub(super) async fn to_directory(&self, directory: &Path) -> Result<PackReport> {
@@ -49,6 +35,8 @@ impl Pack {
             return Err(Error::usage("--journal names one file, and each disk of a directory has its own")
                 .with_hint("leave it out: the journals lie beside the files"));
         }
+        // Before anything is written: a later disk may be read from what an earlier one would overwrite.
+        self.refuse_sources_in(directory)?;
         let made = !directory.exists();
         fs::create_dir_all(directory).map_err(|error| Error::io("create", directory, error))?;
         let paths = TargetPaths::new(&directory.join(&self.names.descriptor), None, options.force)?;
@@ -66,12 +54,14 @@ impl Pack {
             Some(disk) => disk.writer()?.encoder_identity(),
             None => String::new(),
         };
+        self.check_capacities(&disks)?;
         let header = self.header(&paths.base_name(), &disks, encoder, true);
         // Each conversion opens its source itself.
         let disks: Vec<Planned> = disks
             .into_iter()
             .map(|disk| Planned {
                 name: disk.name,
+                header: disk.header,
                 options: disk.options,
                 spec: disk.spec,
                 format: disk.format,
@@ -98,6 +88,9 @@ impl Pack {
         if left.journal_len == 0 {
             journal.append([Record::Header(Box::new(header))])?;
         }
+        if !left.closed {
+            self.remove_old_description(directory)?;
+        }
         let resumed_from = (left.begun > 0).then_some((left.ended.len(), 0));
         let mut run = Run { ended: left.ended, reports: Vec::new(), warnings: Vec::new() };
         for (index, disk) in disks.iter().enumerate().skip(run.ended.len()) {
@@ -111,7 +104,7 @@ impl Pack {
             file_sha256: None,
         };
         if !left.closed {
-            self.check_free(directory)?;
+            self.check_description_free(directory)?;
             journal.append([Record::Closed(closed)])?;
         }
         let described = self.describe(directory, &run.ended)?;
@@ -129,83 +122,6 @@ impl Pack {
         self.look(false).await
     }
 
-    /// Looks at what an earlier run left.
-    fn take_up(
-        &self,
-        directory: &Path,
-        paths: &TargetPaths,
-        summary: Option<Summary>,
-        header: &Header,
-    ) -> Result<Left> {
-        let options = &self.options.conversion;
-        let Some(summary) = summary else {
-            self.check_free(directory)?;
-            return Ok(Left::default());
-        };
-        let begun = summary.ended.len() + usize::from(summary.open.is_some());
-        match options.resume {
-            ResumePolicy::Refuse => Err(Error::refused(format!(
-                "{} holds an unfinished appliance of an earlier run",
-                directory.display()
-            ))
-            .with_hint("without --no-resume it is taken up, with --restart it is discarded")),
-            // What that run completed is overwritten: it was not used yet.
-            ResumePolicy::Restart => {
-                self.discard(directory, begun)?;
-                Ok(Left::default())
-            }
-            ResumePolicy::Resume => {
-                resume::check_header(&summary.header, header, options.assume_unchanged)?;
-                for end in &summary.ended {
-                    let path = self.disk_path(directory, end.disk as usize);
-                    if !fs::symlink_metadata(&path).is_ok_and(|found| found.len() == end.len) {
-                        return Err(Error::refused(format!(
-                            "{} is not the disk that the interrupted run wrote",
-                            path.display()
-                        ))
-                        .with_hint(format!(
-                            "start again with --restart (its journal is {})",
-                            paths.journal.display()
-                        )));
-                    }
-                }
-                let (closed, journal_len) = (summary.closed.is_some(), summary.valid_len);
-                Ok(Left { ended: summary.ended, begun, closed, journal_len })
-            }
-        }
-    }
-
-    /// Removes the disks that an earlier run completed, on the user's word.
-    fn discard(&self, directory: &Path, begun: usize) -> Result<()> {
-        for index in 0..begun.min(self.names.disks.len()) {
-            let paths = TargetPaths::new(&self.disk_path(directory, index), None, true)?;
-            for path in [&paths.output, &paths.manifest] {
-                match fs::remove_file(path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(Error::io("remove", path, error));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses what the user did not ask to overwrite.
-    fn check_free(&self, directory: &Path) -> Result<()> {
-        if self.options.conversion.force {
-            return Ok(());
-        }
-        let names = [&self.names.descriptor, &self.names.manifest, &self.names.certificate];
-        for path in names.map(|name| directory.join(name)) {
-            if fs::symlink_metadata(&path).is_ok() {
-                return Err(Error::refused(format!("{} exists", path.display()))
-                    .with_hint("choose another directory, or say --force to overwrite it"));
-            }
-        }
-        Ok(())
-    }
-
     async fn convert(
         &self,
         directory: &Path,
@@ -218,11 +134,9 @@ impl Pack {
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let path = self.disk_path(directory, index);
         if !is_ours {
-            // A complete disk of somebody else would be taken for ours from here on.
-            let paths = TargetPaths::new(&path, None, self.options.conversion.force)?;
-            if !paths.journal.exists() {
-                paths.check_free()?;
-            }
+            // Looked at before, but time has passed: a complete disk of somebody else would be taken for
+            // ours from here on.
+            TargetPaths::new(&path, None, self.options.conversion.force)?.check_free()?;
             let point = Checkpoint { disk: Some(number), ..Checkpoint::default() };
             let start = DiskStart { disk: number, start: 0, out: 0 };
             journal.append([Record::DiskStart(start), Record::Checkpoint(point)])?;
@@ -238,11 +152,14 @@ impl Pack {
             .spec(disk.spec.clone())
             .options(options)
             .cancel_token(self.cancel.clone())
-            .build()?;
+            .build()?
+            .expecting(disk.header.clone());
         self.begun(index, conversion.progress());
         let converted = conversion.run().await;
         self.tell(PackEvent::Ended);
         let report = converted?;
+        // Some tell their size only now.
+        self.check_capacity(index, report.virtual_size)?;
         let end = self.end_of(number, &path, &report).await?;
         let told = report.warnings.iter().filter(|warning| !warning.starts_with("--sums"));
         run.warnings.extend(told.map(|warning| format!("{}: {warning}", disk.name)));
@@ -326,7 +243,7 @@ impl Pack {
         })
     }
 
-    fn disk_path(&self, directory: &Path, index: usize) -> PathBuf {
+    pub(super) fn disk_path(&self, directory: &Path, index: usize) -> PathBuf {
         directory.join(&self.names.disks[index])
     }
 }
@@ -334,6 +251,8 @@ impl Pack {
 /// A disk whose source was looked at.
 struct Planned {
     name: String,
+    /// What its source was then.
+    header: DiskHeader,
     options: SourceOptions,
     spec: WriterSpec,
     format: SourceFormat,
@@ -349,9 +268,7 @@ struct Run {
 /// Writes a small file, whole or not at all. What has its name was either allowed to be overwritten, or
 /// is of this very appliance: it was looked for before.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
+    let partial = partial_of(path);
     let write = || {
         let mut file = OpenOptions::new()
             .write(true)
@@ -366,7 +283,14 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|error| Error::io("write", path, error))
 }
 
-fn sync(directory: &Path) -> Result<()> {
+/// Where a small file is until it is whole.
+pub(super) fn partial_of(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    path.with_file_name(name)
+}
+
+pub(super) fn sync(directory: &Path) -> Result<()> {
     let synced = File::open(directory).and_then(|opened| opened.sync_all());
     synced.map_err(|error| Error::io("sync the directory", directory, error))
 }

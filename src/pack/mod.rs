@@ -3,8 +3,10 @@
 mod archive;
 mod builder;
 mod container;
+mod descriptor;
 mod directory;
 mod earlier;
+mod left;
 mod sign;
 #[cfg(test)]
 mod tests;
@@ -21,6 +23,7 @@ use vmferry_formats::{
     Format, WriterSpec,
     digest::Digest,
     ova::{ManifestHash, Template},
+    ovf::Envelope,
     vmdk::Subformat,
 };
 
@@ -126,7 +129,8 @@ type Listener = Arc<dyn Fn(PackEvent) + Send + Sync>;
 /// An appliance that is to be packed, set up but not begun.
 ///
 /// The descriptor is the text of an OVF envelope, or a [`Template`] of one that leaves the sizes of the
-/// images to be filled in. The names in it must be those of the disks.
+/// images to be filled in. Its references must be the images of the disks and nothing else, in their
+/// order; it may state no sizes of them by itself; its capacities must be those of the disks.
 ///
 /// ```
 /// use vmferry::{Pack, PackDisk, PackTarget};
@@ -136,7 +140,17 @@ type Listener = Arc<dyn Fn(PackEvent) + Send + Sync>;
 /// # std::fs::write(&disk, vec![7; 1 << 20])?;
 /// # let disk = disk.to_str().expect("a UTF-8 path");
 /// # tokio::runtime::Runtime::new()?.block_on(async {
-/// let descriptor = r#"<Envelope><File href="vm-disk1.vmdk" size="<vmferry-size-00000>"/></Envelope>"#;
+/// let descriptor = r#"<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1"
+///     xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
+///   <References>
+///     <File ovf:id="file1" ovf:href="vm-disk1.vmdk" ovf:size="<vmferry-size-00000>"/>
+///   </References>
+///   <DiskSection>
+///     <Info>Disks</Info>
+///     <Disk ovf:diskId="disk1" ovf:fileRef="file1" ovf:capacity="1048576"/>
+///   </DiskSection>
+///   <VirtualSystem ovf:id="vm"><Info>A machine</Info></VirtualSystem>
+/// </Envelope>"#;
 /// let report = Pack::builder(descriptor, PackTarget::Archive(appliance))
 ///     .disk(PackDisk::new(disk))
 ///     .build()?
@@ -149,6 +163,8 @@ type Listener = Arc<dyn Fn(PackEvent) + Send + Sync>;
 /// ```
 pub struct Pack {
     template: Template,
+    /// What the template says, but for late numbers.
+    envelope: Envelope,
     target: PackTarget,
     names: Names,
     disks: Vec<PackDisk>,
@@ -174,6 +190,13 @@ struct Names {
     disks: Vec<String>,
     manifest: String,
     certificate: String,
+}
+
+impl Names {
+    /// The files that describe the disks; the descriptor first.
+    fn description(&self) -> [&String; 3] {
+        [&self.descriptor, &self.manifest, &self.certificate]
+    }
 }
 
 impl Pack {

@@ -221,6 +221,66 @@ fn a_disk_above_eight_gib_has_a_header_and_a_hash_like_any_other() {
     assert_eq!(counted.position, at + 512 + (manifest.len() as u64).next_multiple_of(512) + 1024);
 }
 
+/// A descriptor of disks of one size, in files with these names.
+fn envelope(names: &[&str], capacity: u64) -> String {
+    let files = names.iter().enumerate().map(|(index, name)| {
+        format!("ovf:id='{name}' ovf:href='{name}' ovf:size='<vmferry-size-{index:05}>'")
+    });
+    let disks = names
+        .iter()
+        .map(|name| format!("ovf:diskId='d-{name}' ovf:fileRef='{name}' ovf:capacity='{capacity}'"));
+    let (files, disks): (Vec<String>, Vec<String>) = (files.collect(), disks.collect());
+    let [files, disks] = [&files, &disks].map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
+    crate::source::sample::descriptor(&files, &disks, "")
+}
+
+#[tokio::test]
+async fn a_source_that_changes_before_its_turn_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    for name in ["a.raw", "b.raw"] {
+        std::fs::write(path(name), vec![7; 1 << 20]).unwrap();
+    }
+    for target in [PackTarget::Archive(path("vm.ova")), PackTarget::Directory(path("vm"))] {
+        let other = path("b.raw");
+        let names = ["vm-disk1.vmdk", "vm-disk2.vmdk"];
+        let pack = Pack::builder(envelope(&names, 1 << 20), target)
+            .disk(PackDisk::new(path("a.raw").to_str().unwrap()))
+            .disk(PackDisk::new(other.to_str().unwrap()))
+            .on_event(move |event| {
+                if matches!(event, PackEvent::Begun { number: 1, .. }) {
+                    std::fs::remove_file(&other).unwrap();
+                    std::fs::write(&other, vec![8; 1 << 20]).unwrap();
+                }
+            });
+        let error = pack.build().unwrap().run().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SourceChanged, "{error}");
+        assert!(error.to_string().contains("b.raw"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_capacity_that_is_not_that_of_the_disk_is_refused_before_anything_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("a.raw"), vec![7; 1000]).unwrap();
+    for target in [PackTarget::Archive(path("vm.ova")), PackTarget::Directory(path("vm"))] {
+        let build = |capacity| {
+            Pack::builder(envelope(&["vm-disk1.vmdk"], capacity), target.clone())
+                .disk(PackDisk::new(path("a.raw").to_str().unwrap()))
+                .build()
+                .unwrap()
+        };
+        for capacity in [512, 1000, 1536] {
+            let error = build(capacity).run().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+            assert!(error.to_string().contains("1024"), "{error}");
+            assert!(!target.path().exists());
+        }
+        build(1024).run().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_interrupted_run_tells_what_it_wrote_and_goes_on_with_that() {
     let directory = tempfile::tempdir().unwrap();
@@ -229,7 +289,7 @@ async fn an_interrupted_run_tells_what_it_wrote_and_goes_on_with_that() {
     Rng::new(9).fill(&mut disk);
     std::fs::write(path("a.raw"), &disk).unwrap();
     for target in [PackTarget::Archive(path("vm.ova")), PackTarget::Directory(path("vm"))] {
-        let text = "<Envelope size=\"<vmferry-size-00000>\"/>";
+        let text = &envelope(&["a.vmdk"], 24 << 20);
         let build = |text: &str, mtime| {
             let options = PackOptions { mtime, ..PackOptions::default() };
             let disk = PackDisk::new(path("a.raw").to_str().unwrap()).named("a.vmdk");
@@ -251,14 +311,14 @@ async fn an_interrupted_run_tells_what_it_wrote_and_goes_on_with_that() {
         assert_eq!(*begun.lock().unwrap(), [(1, 1, "a.vmdk".to_owned())]);
         let earlier = Pack::earlier(&target, None, None).unwrap().unwrap();
         let expected = EarlierPack {
-            descriptor: text.into(),
+            descriptor: text.clone(),
             base_name: "vm".into(),
             file_names: vec!["a.vmdk".into()],
             mtime: 7,
         };
         assert_eq!(earlier, expected);
         if matches!(target, PackTarget::Directory(_)) {
-            let error = build("<Other/>", 7).build().unwrap().run().await.unwrap_err();
+            let error = build(&text.replace("Info", "Info "), 7).build().unwrap().run().await.unwrap_err();
             assert_eq!(error.to_string(), "the interrupted run wrote with another descriptor");
         }
         let report = build(&earlier.descriptor, earlier.mtime).build().unwrap().run().await.unwrap();
@@ -273,12 +333,13 @@ fn given_seeds_make_ids_that_differ_between_disks() {
         id_seed: Some("seed".into()),
         ..Default::default()
     });
-    let pack = Pack::builder("<x/>", PackTarget::Archive("vm.ova".into()))
-        .disk(PackDisk::new("a"))
-        .disk(PackDisk::new("b"))
-        .spec(spec.clone())
-        .build()
-        .unwrap();
+    let pack =
+        Pack::builder(envelope(&["vm-disk1.vmdk", "vm-disk2.vmdk"], 0), PackTarget::Archive("vm.ova".into()))
+            .disk(PackDisk::new("a"))
+            .disk(PackDisk::new("b"))
+            .spec(spec.clone())
+            .build()
+            .unwrap();
     assert_eq!(pack.disk_spec(0), spec);
     assert!(pack.disk_spec(1).to_string().contains("seed/1"), "{}", pack.disk_spec(1));
 }

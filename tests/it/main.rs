@@ -17,6 +17,7 @@ mod judges;
 mod kill;
 mod memory;
 mod ova;
+mod ova_directory;
 mod ova_read;
 mod ova_resume;
 mod pack_vm;

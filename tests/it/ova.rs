@@ -11,28 +11,65 @@ use serde_json::Value;
 
 use crate::support::{Finished, have, listing, make_disk, read, run, scratch, tool, vmferry, write_sparse};
 
-/// A descriptor that names `count` disks of an appliance called `base`, as a template.
-pub(crate) fn descriptor(base: &str, count: usize) -> String {
-    let mut text = String::from("<?xml version=\"1.0\"?>\n<Envelope>\n <References>\n");
-    for index in 0..count {
+/// A descriptor of disks with these names and sizes, as a template.
+pub(crate) fn descriptor(disks: &[(String, u64)]) -> String {
+    let mut text = String::from(
+        "<?xml version=\"1.0\"?>\n<Envelope xmlns=\"http://schemas.dmtf.org/ovf/envelope/1\" \
+         xmlns:ovf=\"http://schemas.dmtf.org/ovf/envelope/1\">\n <References>\n",
+    );
+    for (index, (name, _)) in disks.iter().enumerate() {
         let number = index + 1;
         text.push_str(&format!(
-            "  <File href=\"{base}-disk{number}.vmdk\" id=\"file{number}\" size=\"<vmferry-size-{index:05}>\"/>\n"
+            "  <File ovf:href=\"{name}\" ovf:id=\"file{number}\" ovf:size=\"<vmferry-size-{index:05}>\"/>\n"
         ));
     }
-    text.push_str(" </References>\n");
-    for index in 0..count {
-        text.push_str(&format!(" <Disk populatedSize=\"<vmferry-used-{index:05}>\"/>\n"));
+    text.push_str(" </References>\n <DiskSection>\n  <Info>Disks</Info>\n");
+    for (index, (_, size)) in disks.iter().enumerate() {
+        let number = index + 1;
+        text.push_str(&format!(
+            "  <Disk ovf:diskId=\"disk{number}\" ovf:fileRef=\"file{number}\" ovf:capacity=\"{size}\" \
+             ovf:populatedSize=\"<vmferry-used-{index:05}>\"/>\n"
+        ));
     }
-    text.push_str("</Envelope>\n");
+    text.push_str(
+        " </DiskSection>\n <VirtualSystem ovf:id=\"vm\"><Info>A machine</Info></VirtualSystem>\n</Envelope>\n",
+    );
     text
+}
+
+/// The values of an option.
+fn values<'a>(args: &[&'a str], option: &str) -> Vec<&'a str> {
+    args.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1]).collect()
+}
+
+/// Bytes of the guest disk in `source`, as an image holds them.
+fn capacity(source: &str, more: &[&str]) -> u64 {
+    let stated = values(more, "--source-size")
+        .first()
+        .map(|size| size.strip_suffix("MiB").expect("a size in MiB").parse::<u64>().unwrap() << 20);
+    let size = stated.unwrap_or_else(|| match fs::read(source).unwrap_or_default() {
+        image if image.starts_with(b"QFI\xfb") => u64::from_be_bytes(image[24..32].try_into().unwrap()),
+        image => image.len() as u64,
+    });
+    size.next_multiple_of(512)
 }
 
 /// The arguments that pack `disks` into `output`, with a descriptor beside the first of them.
 pub(crate) fn pack(disks: &[PathBuf], output: &Path, more: &[&str]) -> Vec<String> {
     let base = output.file_stem().unwrap().to_str().unwrap();
     let ovf = disks[0].with_file_name(format!("{base}-{}.template", disks.len()));
-    fs::write(&ovf, descriptor(base, disks.len())).unwrap();
+    let mut sources: Vec<&str> = disks.iter().map(|disk| disk.to_str().unwrap()).collect();
+    sources.extend(values(more, "--disk"));
+    let names = values(more, "--disk-name");
+    let described: Vec<(String, u64)> = sources
+        .iter()
+        .enumerate()
+        .map(|(index, source)| {
+            let usual = format!("{base}-disk{}.vmdk", index + 1);
+            (names.get(index).map_or(usual, |&name| name.to_owned()), capacity(source, more))
+        })
+        .collect();
+    fs::write(&ovf, descriptor(&described)).unwrap();
     let mut args = vec!["pack".to_owned(), "-q".into(), "-o".into(), "json".into()];
     args.extend(["--descriptor".into(), ovf.to_str().unwrap().into()]);
     for disk in disks {
@@ -101,18 +138,22 @@ fn judge(archive: &Path, disks: &[PathBuf], report: &Value, algorithm: &str) {
     assert_eq!(report["output_size"], len);
 
     let text = String::from_utf8(extract(archive, &format!("{base}.ovf"))).unwrap();
-    assert_eq!(text.len(), descriptor(base, disks.len()).len());
+    let described: Vec<(String, u64)> = (1..)
+        .zip(disks)
+        .map(|(number, disk)| (format!("{base}-disk{number}.vmdk"), capacity(disk.to_str().unwrap(), &[])))
+        .collect();
+    assert_eq!(text.len(), descriptor(&described).len());
     assert!(text.trim_end().ends_with("</Envelope>"), "{text}");
     for (index, disk) in disks.iter().enumerate() {
         let (name, size, offset) = &members[index + 1];
         assert!(
-            text.contains(&format!("href=\"{name}\" id=\"file{}\" size=\"{size}\"", index + 1)),
+            text.contains(&format!("href=\"{name}\" ovf:id=\"file{}\" ovf:size=\"{size}\"", index + 1)),
             "{text}"
         );
         let told = &report["disks"][index];
         assert_eq!((told["file_size"].as_u64(), told["offset"].as_u64()), (Some(*size), Some(*offset)));
         let used = told["virtual_size"].as_u64().unwrap() - told["zero_bytes"].as_u64().unwrap();
-        assert!(text.contains(&format!("<Disk populatedSize=\"{used}\"/>")), "{text}");
+        assert!(text.contains(&format!("ovf:populatedSize=\"{used}\"/>")), "{text}");
         let image = inside(archive, *offset, *size);
         tool("qemu-img", ["check", "-q", &image]);
         let source = disk.to_str().unwrap();
@@ -368,8 +409,7 @@ fn what_cannot_be_an_archive_is_refused_and_nothing_is_left() {
     refused(pack(&disks[..1], &output, &["--disk", "/nowhere/at.all"]), 1, "/nowhere/at.all");
     refused(pack(&disks[..1], &output, &["--journal", disks[1].to_str().unwrap()]), 5, "not a journal");
     // Outputs that would be sources.
-    let mut over = pack(&disks, &output, &["--force", "--format", "ova"]);
-    *over.last_mut().unwrap() = disks[1].to_str().unwrap().into();
+    let over = pack(&disks, &disks[1], &["--force", "--format", "ova"]);
     let said = run(&over).expect(5).stderr;
     assert!(said.contains("source itself"), "{said}");
     // A template that names a disk that is not there, and one that is damaged.
@@ -414,13 +454,17 @@ fn the_length_of_a_descriptor_does_not_matter() {
     let directory = scratch();
     let disks = [directory.path().join("a.raw")];
     make_disk(&disks[0], 470, 1 << 20);
-    for len in [1, 511, 512, 513, 100_000] {
-        let output = directory.path().join(format!("vm{len}.ova"));
+    for more in [0, 1, 100, 511, 512, 513, 100_000] {
+        let output = directory.path().join(format!("vm{more}.ova"));
         let args = pack(&disks, &output, &[]);
-        let text = format!("{}x", " ".repeat(len - 1));
-        fs::write(directory.path().join(format!("vm{len}-1.template")), &text).unwrap();
+        let template = directory.path().join(format!("vm{more}-1.template"));
+        // No late numbers: it is written as it is.
+        let text = fs::read_to_string(&template).unwrap().replace(" ovf:size=\"<vmferry-size-00000>\"", "");
+        let text = text.replace(" ovf:populatedSize=\"<vmferry-used-00000>\"", "") + &"\n".repeat(more);
+        fs::write(&template, &text).unwrap();
+        let len = text.len();
         run(args).expect(0);
-        assert_eq!(extract(&output, &format!("vm{len}.ovf")), text.as_bytes());
+        assert_eq!(extract(&output, &format!("vm{more}.ovf")), text.as_bytes());
         let found = members(&output);
         assert_eq!((found.len(), found[1].2), (3, 512 + (len as u64).next_multiple_of(512) + 512));
     }

@@ -221,7 +221,7 @@ fn other_parameters_do_not_go_on() {
         (&["--mtime", "7"], "mtime="),
         (&["--compression-level", "9"], "level="),
         (&["--digest", "blake3"], "digest"),
-        (&["--disk-name", "a.vmdk", "--disk-name", "b.vmdk"], "a.vmdk"),
+        (&["--disk-name", "a.vmdk", "--disk-name", "b.vmdk"], "another descriptor"),
         (&["--no-resume"], "earlier run"),
     ] {
         let said = run(args(more)).expect(5).stderr;

@@ -14,8 +14,29 @@ fn args(line: &str) -> PackArgs {
 
 /// What `pack` makes of a command whose descriptor is there.
 fn packed(line: &str) -> Result<Pack, Error> {
+    let names: Vec<&str> = match line.matches("--disk ").count() {
+        _ if line.contains("--disk-name a.vmdk") => vec!["a.vmdk"],
+        _ if line.ends_with("vm/") => vec!["vm-disk1.qcow2"],
+        1 => vec!["vm-disk1.vmdk"],
+        _ => vec!["vm-disk1.vmdk", "vm-disk2.vmdk"],
+    };
+    packed_with(&envelope(&names, ""), line)
+}
+
+/// A descriptor that refers to files with these names, each `File` with `more`.
+fn envelope(names: &[&str], more: &str) -> String {
+    let files = names.iter().map(|name| format!("<File o:id='{name}' o:href='{name}' {more}/>"));
+    format!(
+        "<Envelope xmlns='http://schemas.dmtf.org/ovf/envelope/1' \
+         xmlns:o='http://schemas.dmtf.org/ovf/envelope/1'><References>{}</References>\
+         <VirtualSystem o:id='vm'><Info/></VirtualSystem></Envelope>",
+        files.collect::<String>()
+    )
+}
+
+fn packed_with(descriptor: &str, line: &str) -> Result<Pack, Error> {
     let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), "<Envelope/>").unwrap();
+    fs::write(file.path(), descriptor).unwrap();
     let args = PackArgs { descriptor: Some(file.path().to_owned()), ..args(line) };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(pack(&args, None, |_| {})).map(|(pack, _)| pack)
@@ -64,5 +85,39 @@ fn a_key_needs_its_certificate() {
     for line in ["--disk a --sign-key k vm.ova", "--disk a --sign-cert c vm.ova", "vm.ova"] {
         let line = format!("vmferry pack --descriptor x {line}");
         assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_taken_as_it_is_must_be_one_of_these_disks() {
+    let (one, two) = ("--disk a vm.ova", "--disk a --disk b vm.ova");
+    let names = ["vm-disk1.vmdk", "vm-disk2.vmdk"];
+    let marker = "o:size='<vmferry-size-00000>'";
+    packed_with(&envelope(&names[..1], marker), one).unwrap();
+    packed_with(&envelope(&names[..1], "o:compression='identity'"), one).unwrap();
+    packed_with(&envelope(&names, ""), two).unwrap();
+    for (text, line, what, hint) in [
+        (String::from("hello"), one, "cannot be used", ""),
+        ("<Envelope/>".into(), one, "cannot be used", ""),
+        ("<x/>".into(), one, "cannot be used", ""),
+        (envelope(&[], ""), one, "(none)", "--disk-name"),
+        (envelope(&names, ""), one, "vm-disk2.vmdk", "--disk-name"),
+        (
+            envelope(&["vm-disk2.vmdk", "vm-disk1.vmdk"], ""),
+            two,
+            "vm-disk2.vmdk, vm-disk1.vmdk",
+            "--disk-name",
+        ),
+        (envelope(&["root.vmdk"], ""), one, "root.vmdk", "--disk-name"),
+        (envelope(&names[..1], "o:size='68096'"), one, "certain length", "<vmferry-size-00000>"),
+        (envelope(&names[..1], "o:size='<vmferry-used-00000>'"), one, "certain length", ""),
+        (envelope(&names, marker), two, "vm-disk2.vmdk", "<vmferry-size-00001>"),
+        (envelope(&names[..1], "o:chunkSize='512'"), one, "split", "chunkSize"),
+        (envelope(&names[..1], "o:compression='gzip'"), one, "gzip", "compression"),
+    ] {
+        let error = packed_with(&text, line).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{text}: {error}");
+        assert!(error.to_string().contains(what), "{text}: {error}");
+        assert!(error.hint().unwrap_or_default().contains(hint), "{text}: {error:?}");
     }
 }

@@ -1,0 +1,191 @@
+//! What is in the directory already: of an earlier run, of an earlier appliance, of somebody else.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use vmferry_formats::ovf::safe_name;
+
+use super::{
+    Pack,
+    directory::{partial_of, sync},
+};
+use crate::{
+    conversion::{ResumePolicy, refuse_sources},
+    error::{Error, FormatContext as _, Result},
+    pipeline::{
+        journal::{DiskEnd, Header, Summary},
+        resume,
+        target::TargetPaths,
+    },
+};
+
+/// What an earlier run left in the directory.
+#[derive(Default)]
+pub(super) struct Left {
+    /// Disks that are complete.
+    pub(super) ended: Vec<DiskEnd>,
+    /// Disks of which something may be there that is of that run.
+    pub(super) begun: usize,
+    /// All that was left to do is to give the last files their names.
+    pub(super) closed: bool,
+    /// Bytes of the journal that count.
+    pub(super) journal_len: u64,
+}
+
+impl Pack {
+    /// Refuses a directory in which something would be written over a source.
+    pub(super) fn refuse_sources_in(&self, directory: &Path) -> Result<()> {
+        let names = self.names.disks.iter().chain(self.names.description());
+        names.map(|name| directory.join(name)).try_for_each(|path| self.refuse_sources_at(&path))
+    }
+
+    /// Refuses to write `path`, or what lies beside it while it is written, over a source.
+    fn refuse_sources_at(&self, path: &Path) -> Result<()> {
+        let paths = TargetPaths::new(path, None, true)?;
+        refuse_sources(&paths, self.disks.iter().map(|disk| &disk.source))
+    }
+
+    /// Looks at what an earlier run left. What this run would overwrite without having been told so is
+    /// refused here, before anything is written.
+    pub(super) fn take_up(
+        &self,
+        directory: &Path,
+        paths: &TargetPaths,
+        summary: Option<Summary>,
+        header: &Header,
+    ) -> Result<Left> {
+        let options = &self.options.conversion;
+        let Some(summary) = summary else {
+            self.check_free(directory, 0)?;
+            return Ok(Left::default());
+        };
+        match options.resume {
+            ResumePolicy::Refuse => Err(Error::refused(format!(
+                "{} holds an unfinished appliance of an earlier run",
+                directory.display()
+            ))
+            .with_hint("without --no-resume it is taken up, with --restart it is discarded")),
+            ResumePolicy::Restart => {
+                self.discard(directory, &summary)?;
+                self.check_free(directory, 0)?;
+                Ok(Left::default())
+            }
+            ResumePolicy::Resume => {
+                resume::check_header(&summary.header, header, options.assume_unchanged)?;
+                for end in &summary.ended {
+                    let path = self.disk_path(directory, end.disk as usize);
+                    if !is_made(&path, end) {
+                        return Err(Error::refused(format!(
+                            "{} is not the disk that the interrupted run wrote",
+                            path.display()
+                        ))
+                        .with_hint(format!(
+                            "start again with --restart (its journal is {})",
+                            paths.journal.display()
+                        )));
+                    }
+                }
+                let begun = summary.ended.len() + usize::from(summary.open.is_some());
+                let (closed, journal_len) = (summary.closed.is_some(), summary.valid_len);
+                if !closed {
+                    self.check_free(directory, begun)?;
+                }
+                Ok(Left { ended: summary.ended, begun, closed, journal_len })
+            }
+        }
+    }
+
+    /// Removes what an earlier run wrote, on the user's word: nobody used it yet. It may have given its
+    /// files other names, and what has the names of this one may be somebody else's.
+    fn discard(&self, directory: &Path, summary: &Summary) -> Result<()> {
+        let begun = summary.ended.len() + usize::from(summary.open.is_some());
+        let mut doomed = Vec::new();
+        for (index, disk) in summary.header.disks.iter().enumerate().take(begun) {
+            let Some(name) = &disk.file else { continue };
+            let what = || "the journal of the earlier run names no file of its directory".to_owned();
+            let path = directory.join(safe_name(name).context(what)?);
+            self.refuse_sources_at(&path)?;
+            let paths = TargetPaths::new(&path, None, true)?;
+            let is_ours = match summary.ended.get(index) {
+                Some(end) => is_made(&path, end),
+                // As long as it has no name of its own, what has it is older.
+                None => fs::symlink_metadata(&paths.partial).is_err(),
+            };
+            doomed.push((paths, is_ours));
+        }
+        for (paths, is_ours) in doomed {
+            paths.discard()?;
+            remove(&paths.journal)?;
+            if is_ours {
+                remove(&paths.output)?;
+                remove(&paths.manifest)?;
+            }
+        }
+        if summary.closed.is_some() {
+            self.remove_description(directory)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what the user did not ask to overwrite; the first `begun` disks are of an earlier run.
+    fn check_free(&self, directory: &Path, begun: usize) -> Result<()> {
+        self.check_description_free(directory)?;
+        for index in begun..self.names.disks.len() {
+            let path = self.disk_path(directory, index);
+            TargetPaths::new(&path, None, self.options.conversion.force)?.check_free()?;
+        }
+        Ok(())
+    }
+
+    /// The same of the files that describe the disks.
+    pub(super) fn check_description_free(&self, directory: &Path) -> Result<()> {
+        if self.options.conversion.force {
+            return Ok(());
+        }
+        for path in self.description(directory) {
+            if fs::symlink_metadata(&path).is_ok() {
+                return Err(Error::refused(format!("{} exists", path.display()))
+                    .with_hint("choose another directory, or say --force to overwrite it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what described the disks that are overwritten: it is not true of the new ones, and a
+    /// certificate would be taken for that of the new manifest.
+    pub(super) fn remove_old_description(&self, directory: &Path) -> Result<()> {
+        if !self.options.conversion.force {
+            return Ok(());
+        }
+        self.remove_description(directory)?;
+        sync(directory)
+    }
+
+    fn remove_description(&self, directory: &Path) -> Result<()> {
+        for path in self.description(directory) {
+            remove(&path)?;
+            remove(&partial_of(&path))?;
+        }
+        Ok(())
+    }
+
+    /// The files that describe the disks; the descriptor first.
+    fn description(&self, directory: &Path) -> [PathBuf; 3] {
+        self.names.description().map(|name| directory.join(name))
+    }
+}
+
+/// Whether the disk at `path` can be the one that a run completed.
+fn is_made(path: &Path, end: &DiskEnd) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.len() == end.len)
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,182 @@
+//! What a directory that is not empty loses by `pack`: nothing that nobody gave up.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use crate::{
+    kill::OFTEN,
+    ova::pack,
+    support::{listing, make_disk, read, run, scratch, vmferry, wait_for},
+};
+
+/// Everything in a directory.
+fn content(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let names = listing(directory).into_iter();
+    names.map(|name| (name.clone(), fs::read(directory.join(name)).unwrap())).collect()
+}
+
+#[test]
+fn no_disk_is_written_over_a_source_of_another() {
+    let directory = scratch();
+    let place = directory.path().join("vm");
+    fs::create_dir(&place).unwrap();
+    let first = directory.path().join("a.raw");
+    make_disk(&first, 600, 3 << 20);
+    for name in [
+        "vm-disk1.vmdk",
+        "vm-disk1.vmdk.partial",
+        "vm-disk1.vmdk.partial.journal",
+        "vm-disk1.vmdk.vmferry.jsonl",
+        "vm-disk2.vmdk",
+        "vm.ovf",
+        "vm.ovf.partial",
+        "vm.ovf.partial.journal",
+        "vm.mf",
+        "vm.mf.partial",
+        "vm.cert",
+    ] {
+        let source = place.join(name);
+        make_disk(&source, 601, 3 << 20);
+        let before = content(&place);
+        for more in [&["--force"][..], &["--force", "--restart"], &["--restart"], &[]] {
+            let more = [&["--format", "ovf", "-f", "raw"], more].concat();
+            let said = run(pack(&[first.clone(), source.clone()], &place, &more)).expect(5).stderr;
+            assert!(said.contains("source itself"), "{name} {more:?}: {said}");
+            assert!(content(&place) == before, "{name} {more:?}");
+        }
+        fs::remove_file(&source).unwrap();
+    }
+    // Nor under another name.
+    let source = place.join("vm-disk1.vmdk");
+    make_disk(&source, 602, 3 << 20);
+    let link = directory.path().join("link.raw");
+    std::os::unix::fs::symlink(&source, &link).unwrap();
+    let more = ["--format", "ovf", "-f", "raw", "--force"];
+    let said = run(pack(&[first, link], &place, &more)).expect(5).stderr;
+    assert!(said.contains("source itself"), "{said}");
+    assert_eq!(listing(&place), ["vm-disk1.vmdk"]);
+}
+
+#[test]
+fn a_description_is_not_written_over_itself() {
+    let directory = scratch();
+    let (disk, place) = (directory.path().join("a.raw"), directory.path().join("vm"));
+    make_disk(&disk, 610, 1 << 20);
+    let mut args = pack(&[disk], &place, &["--format", "ovf", "--force"]);
+    fs::create_dir(&place).unwrap();
+    let template = place.join("vm.ovf");
+    let at = args.iter().position(|arg| arg == "--descriptor").unwrap() + 1;
+    fs::copy(&args[at], &template).unwrap();
+    args[at] = template.to_str().unwrap().into();
+    let before = content(&place);
+    let said = run(&args).expect(5).stderr;
+    assert!(said.contains("description itself"), "{said}");
+    assert!(content(&place) == before);
+}
+
+/// Kills a run into `place` in its second disk.
+fn interrupt(args: &[String], place: &Path) {
+    let journal = place.join("vm.ovf.partial.journal");
+    let mut child = vmferry(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the second disk to begin", || {
+        let text = fs::read_to_string(&journal).unwrap_or_default();
+        text.matches("\"disk-start\"").count() > 1 || child.try_wait().unwrap().is_some()
+    });
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success(), "it was faster than the kill");
+}
+
+#[test]
+fn what_is_restarted_removes_its_own_files_and_no_others() {
+    let directory = scratch();
+    let disks: Vec<PathBuf> = (0..3).map(|index| directory.path().join(format!("{index}.raw"))).collect();
+    for (index, disk) in disks.iter().enumerate() {
+        make_disk(disk, 620 + index as u64, 40 << 20);
+    }
+    let place = directory.path().join("vm");
+    let named = |names: [&'static str; 3], more: &[&'static str]| {
+        let names = names.into_iter().flat_map(|name| ["--disk-name", name]);
+        let more: Vec<&str> = names.chain(OFTEN.iter().copied()).chain(more.iter().copied()).collect();
+        pack(&disks, &place, &[&["--format", "ovf"], &more[..]].concat())
+    };
+    let old = named(["a.vmdk", "b.vmdk", "c.vmdk"], &[]);
+    interrupt(&old, &place);
+    // Files of somebody else: in the way of new names, and beside.
+    fs::write(place.join("x.vmdk"), "foreign").unwrap();
+    fs::write(place.join("c.vmdk"), "foreign").unwrap();
+    let again = named(["x.vmdk", "y.vmdk", "z.vmdk"], &["--restart"]);
+    let said = run(&again).expect(5).stderr;
+    assert!(said.contains("x.vmdk exists"), "{said}");
+    assert_eq!(fs::read(place.join("x.vmdk")).unwrap(), b"foreign");
+    fs::remove_file(place.join("x.vmdk")).unwrap();
+    run(&again).expect(0);
+    let left = listing(&place);
+    assert!(!left.iter().any(|name| name.starts_with("a.vmdk") || name.starts_with("b.vmdk")), "{left:?}");
+    assert!(!left.iter().any(|name| name.contains("partial")), "{left:?}");
+    assert_eq!(fs::read(place.join("c.vmdk")).unwrap(), b"foreign");
+    run(["verify", "-q", place.join("vm.ovf").to_str().unwrap()]).expect(0);
+}
+
+#[test]
+fn what_is_in_the_way_is_refused_before_anything_is_written() {
+    let directory = scratch();
+    let disks = [directory.path().join("a.raw"), directory.path().join("b.raw")];
+    for disk in &disks {
+        make_disk(disk, 630, 2 << 20);
+    }
+    let place = directory.path().join("vm");
+    fs::create_dir(&place).unwrap();
+    for name in ["vm-disk2.vmdk", "vm-disk2.vmdk.vmferry.jsonl", "vm.mf", "vm.cert", "vm.ovf"] {
+        fs::write(place.join(name), "foreign").unwrap();
+        let said = run(pack(&disks, &place, &["--format", "ovf"])).expect(5).stderr;
+        assert!(said.contains(&format!("{name} exists")), "{name}: {said}");
+        assert_eq!(listing(&place), [name]);
+        fs::remove_file(place.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn what_described_the_old_disks_does_not_stay_beside_the_new_ones() {
+    let directory = scratch();
+    let disks: Vec<PathBuf> = (0..2).map(|index| directory.path().join(format!("{index}.raw"))).collect();
+    for (index, disk) in disks.iter().enumerate() {
+        make_disk(disk, 640 + index as u64, 40 << 20);
+    }
+    let place = directory.path().join("vm");
+    fs::create_dir(&place).unwrap();
+    let fill = || {
+        for name in ["vm.ovf", "vm.mf", "vm.cert"] {
+            fs::write(place.join(name), "old").unwrap();
+        }
+    };
+    fill();
+    let args = pack(&disks, &place, &[&OFTEN[..], &["--format", "ovf", "--force"]].concat());
+    interrupt(&args, &place);
+    let left = listing(&place);
+    for name in ["vm.ovf", "vm.mf", "vm.cert"] {
+        assert!(!left.iter().any(|left| left == name), "{left:?}");
+    }
+    run(&args).expect(0);
+    // A complete one is overwritten as a whole too.
+    fill();
+    run(&args).expect(0);
+    assert!(!place.join("vm.cert").exists());
+    assert!(read(&place.join("vm.ovf")).starts_with(b"<?xml"));
+    run(["verify", "-q", place.join("vm.ovf").to_str().unwrap()]).expect(0);
+}
+
+#[test]
+fn an_appliance_as_a_source_says_how_to_go_on() {
+    let directory = scratch();
+    let disks = [directory.path().join("a.raw"), directory.path().join("b.raw")];
+    for disk in &disks {
+        make_disk(disk, 650, 1 << 20);
+    }
+    let two = directory.path().join("two.ova");
+    run(pack(&disks, &two, &[])).expect(0);
+    let said = run(pack(&[two], &directory.path().join("vm.ova"), &[])).expect(2).stderr;
+    assert!(said.contains("vmferry convert --disk NUMBER") && !said.contains("choose one"), "{said}");
+}
