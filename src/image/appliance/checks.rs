@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use vmferry_formats::{
     ova::{Dialect, Entry, Sum},
-    ovf::{Envelope, Item, is_portable_name},
+    ovf::{Envelope, is_portable_name},
 };
 
-use super::{ApplianceCheck, CheckKind, CheckOutcome, bodies::Found};
+use super::{ApplianceCheck, CheckKind, CheckOutcome, bodies::Found, descriptor::Problems};
 use crate::source::{Appliance, ApplianceFile, FileRole, stated_size};
 
 /// The archive, and the order of its entries.
@@ -100,8 +100,8 @@ fn order(envelope: &Envelope, files: &[ApplianceFile]) -> Result<(), String> {
 
 /// The descriptor, and the lengths that it states.
 pub(super) fn descriptor(appliance: &Appliance, checks: &mut Vec<ApplianceCheck>) {
-    let mut problems = contradictions(appliance.envelope());
-    if problems.is_empty() {
+    let Problems { failed, warned } = Problems::of(appliance.envelope());
+    if failed.is_empty() && warned.is_empty() {
         let text = format!(
             "{} disks, {} items",
             appliance.disks().len(),
@@ -109,14 +109,16 @@ pub(super) fn descriptor(appliance: &Appliance, checks: &mut Vec<ApplianceCheck>
         );
         checks.push(ApplianceCheck::new(CheckKind::Descriptor, CheckOutcome::Passed, None, text));
     }
-    if let Some(more) = problems.len().checked_sub(MAX_NAMED).filter(|&more| more > 0) {
-        problems.truncate(MAX_NAMED);
-        problems.push(format!("and {more} more"));
+    for (outcome, mut problems) in [(CheckOutcome::Failed, failed), (CheckOutcome::Warned, warned)] {
+        if let Some(more) = problems.len().checked_sub(MAX_NAMED).filter(|&more| more > 0) {
+            problems.truncate(MAX_NAMED);
+            problems.push(format!("and {more} more"));
+        }
+        let told = problems
+            .into_iter()
+            .map(|problem| ApplianceCheck::new(CheckKind::Descriptor, outcome, None, problem));
+        checks.extend(told);
     }
-    let failed = problems
-        .into_iter()
-        .map(|problem| ApplianceCheck::new(CheckKind::Descriptor, CheckOutcome::Failed, None, problem));
-    checks.extend(failed);
     let files: HashMap<&str, Option<u64>> =
         appliance.files().iter().map(|file| (file.name.as_str(), file.size)).collect();
     for file in &appliance.envelope().files {
@@ -137,65 +139,6 @@ pub(super) fn descriptor(appliance: &Appliance, checks: &mut Vec<ApplianceCheck>
     }
 }
 
-/// Everything in which a descriptor contradicts itself.
-fn contradictions(envelope: &Envelope) -> Vec<String> {
-    let mut problems = Vec::new();
-    let file_ids: HashSet<&str> = envelope.files.iter().map(|file| file.id.as_str()).collect();
-    let disk_ids: HashSet<&str> = envelope.disks.iter().map(|disk| disk.id.as_str()).collect();
-    let networks: HashSet<&str> = envelope.networks.iter().map(|network| network.name.as_str()).collect();
-    for file in &envelope.files {
-        if let Err(error) = file.safe_name() {
-            problems.push(format!("the file {:?}: {error}", file.id));
-        }
-    }
-    for disk in &envelope.disks {
-        let dangling = |reference: &&String| !file_ids.contains(reference.as_str());
-        if let Some(reference) = disk.file_ref.as_ref().filter(dangling) {
-            problems.push(format!("the disk {:?} is in the file {reference:?}, which there is not", disk.id));
-        }
-    }
-    let items = &envelope.system.hardware.items;
-    let instances: HashSet<&str> = items.iter().map(|item| item.instance_id.as_str()).collect();
-    let mut seen = HashSet::new();
-    for item in items {
-        let called = called(item);
-        // Bounds and deployment options repeat the id of the item that they vary.
-        if !seen.insert((&item.instance_id, &item.bound, &item.configuration)) {
-            problems.push(format!("{called}: another item has the same InstanceID"));
-        }
-        for resource in &item.host_resources {
-            if !resolves(resource, &disk_ids, &file_ids) {
-                problems
-                    .push(format!("{called}: its HostResource {resource:?} is neither a disk nor a file"));
-            }
-        }
-        for connection in &item.connections {
-            if !networks.contains(connection.as_str()) {
-                problems.push(format!("{called}: its network {connection:?} is not in the NetworkSection"));
-            }
-        }
-        if let Some(parent) = item.parent.as_ref().filter(|parent| !instances.contains(parent.as_str())) {
-            problems.push(format!("{called}: its controller {parent:?} is no item"));
-        }
-    }
-    problems
-}
-
-fn called(item: &Item) -> String {
-    format!("item {:?} ({:?})", item.instance_id, item.element_name)
-}
-
-/// Whether `ovf:/disk/ID` or `ovf:/file/ID` is there. Some programs leave the scheme away.
-fn resolves(resource: &str, disks: &HashSet<&str>, files: &HashSet<&str>) -> bool {
-    let path = resource.strip_prefix("ovf:").unwrap_or(resource);
-    let path = path.trim_start_matches('/');
-    match path.split_once('/') {
-        Some(("disk", id)) => disks.contains(id),
-        Some(("file", id)) => files.contains(id),
-        _ => false,
-    }
-}
-
 /// The hashes of the manifest.
 pub(super) fn manifest(
     appliance: &Appliance,
@@ -203,6 +146,9 @@ pub(super) fn manifest(
     found: &HashMap<String, Found>,
     checks: &mut Vec<ApplianceCheck>,
 ) {
+    let reference = |name: &str| appliance.envelope().files.iter().find(|file| file.href == name);
+    let is_referenced = |name: &str| reference(name).is_some();
+    let is_split = |name: &str| reference(name).is_some_and(|file| file.chunk_size.is_some());
     let mut push = |outcome, name: &str, text: String| {
         checks.push(ApplianceCheck::new(CheckKind::Manifest, outcome, Some(name), text));
     };
@@ -217,15 +163,29 @@ pub(super) fn manifest(
                 push(CheckOutcome::Failed, name, text);
             }
             None if is_there => push(CheckOutcome::NotChecked, name, format!("{algorithm} is not computed")),
-            None => push(CheckOutcome::Failed, name, "the file is not there".into()),
+            None if is_referenced(name) => push(CheckOutcome::Failed, name, "the file is not there".into()),
+            None => {
+                let text = "there is no such file, and the descriptor refers to none";
+                push(CheckOutcome::Warned, name, text.into());
+            }
         }
     }
     let named: HashSet<&str> = sums.iter().map(|sum| sum.name.as_str()).collect();
     for file in appliance.files() {
-        let is_covered = matches!(file.role, FileRole::Manifest | FileRole::Certificate);
-        if !is_covered && !named.contains(file.name.as_str()) {
-            push(CheckOutcome::NotChecked, &file.name, "the manifest does not name it".into());
-        }
+        let outcome = match file.role {
+            FileRole::Manifest | FileRole::Certificate => continue,
+            _ if named.contains(file.name.as_str()) => continue,
+            // What is in pieces has lines for these.
+            FileRole::Referenced if is_split(&file.name) => CheckOutcome::NotChecked,
+            FileRole::Referenced => CheckOutcome::Failed,
+            FileRole::Descriptor => CheckOutcome::Warned,
+            FileRole::Other => CheckOutcome::NotChecked,
+        };
+        push(outcome, &file.name, "the manifest does not name it".into());
+    }
+    if sums.is_empty() {
+        let text = "the manifest is empty: it proves nothing";
+        checks.push(ApplianceCheck::new(CheckKind::Manifest, CheckOutcome::Failed, None, text));
     }
 }
 

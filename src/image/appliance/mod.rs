@@ -7,6 +7,7 @@
 mod bodies;
 mod certificate;
 mod checks;
+mod descriptor;
 mod kept;
 mod report;
 #[cfg(test)]
@@ -204,7 +205,11 @@ async fn check_disk(
         None => {}
     }
     if source_options.format.is_none() {
-        match appliance.detect(disk).await? {
+        let detected = appliance.detect(disk).await?;
+        if let Some(why) = descriptor::other_format(disk.format.as_deref(), detected) {
+            return check(CheckOutcome::Failed, why);
+        }
+        match detected {
             Detected::Known(what) => {
                 return check(CheckOutcome::NotChecked, format!("{what} is not read"));
             }
@@ -228,6 +233,11 @@ async fn check_disk(
     if let Some(size) = virtual_size.filter(|&size| size != disk.capacity) {
         let text = format!("the disk has {size} bytes, and the descriptor says {}", disk.capacity);
         return check(CheckOutcome::Failed, text);
+    }
+    let layout =
+        info.as_ref().and_then(|info| descriptor::other_layout(disk.format.as_deref(), &info.variant));
+    if let Some(why) = layout {
+        return check(CheckOutcome::Failed, why);
     }
     let variant = info.map_or_else(String::new, |info| format!(" ({})", info.variant));
     let text = format!("{format}{variant}, {} bytes{known}", disk.capacity);

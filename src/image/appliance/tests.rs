@@ -1,6 +1,9 @@
 use std::{fs, path::Path};
 
-use vmferry_formats::testkit::{tar, tar_checksum};
+use vmferry_formats::{
+    ovf::format_uri::{QCOW2, RAW, VHD, VMDK_SPARSE, VMDK_STREAM},
+    testkit::{tar, tar_checksum},
+};
 
 use super::*;
 use crate::source::sample::{CAPACITY, descriptor, item, stream};
@@ -25,9 +28,11 @@ impl Good {
             format!("ovf:id='f2' ovf:href='b.vmdk' ovf:size='{}'", b.len()),
         ];
         let disks = vec![
-            format!("ovf:diskId='d1' ovf:fileRef='f1' ovf:capacity='{CAPACITY}'"),
-            "ovf:diskId='d2' ovf:fileRef='f2' ovf:capacity='1' ovf:capacityAllocationUnits='byte * 2^20'"
-                .into(),
+            format!("ovf:diskId='d1' ovf:fileRef='f1' ovf:capacity='{CAPACITY}' ovf:format='{VMDK_STREAM}'"),
+            format!(
+                "ovf:diskId='d2' ovf:fileRef='f2' ovf:capacity='1' \
+                 ovf:capacityAllocationUnits='byte * 2^20' ovf:format='{VMDK_STREAM}'"
+            ),
         ];
         let items = item(1, 6, &[])
             + &item(2, 17, &["HostResource=ovf:/disk/d1", "Parent=1"])
@@ -214,7 +219,8 @@ async fn what_cannot_be_told_says_so_and_what_is_unusual_is_a_warning() {
     good.files[1] = "ovf:id='f2' ovf:href='b.vmdk' ovf:compression='gzip'".into();
     good.disks.push("ovf:diskId='d3' ovf:capacity='512'".into());
     let mut files = good.all();
-    files[1].1 = format!("MD5(x.ovf)= {}\n", "00".repeat(16)).into_bytes();
+    let md5 = |name: &str| format!("MD5({name})= {}\n", "00".repeat(16));
+    files[1].1 = ["x.ovf", "a.vmdk", "b.vmdk"].map(md5).concat().into_bytes();
     files.push(("left over.txt".into(), b"x".to_vec()));
     let mut bytes = pack(&files);
     let end = bytes.len() - 1024;
@@ -222,7 +228,7 @@ async fn what_cannot_be_told_says_so_and_what_is_unusual_is_a_warning() {
     bytes[end - 3] = 1;
     let report = verify_archive(&bytes).await.unwrap();
     assert!(report.is_good(), "{report:?}");
-    // MD5, three files without a hash; a disk in gzip and an empty one; no size.
+    // MD5, and a file that nobody refers to; a disk in gzip and an empty one; no size.
     assert_eq!(count(&report, CheckKind::Manifest, CheckOutcome::NotChecked), 4, "{report:?}");
     assert_eq!(count(&report, CheckKind::Disk, CheckOutcome::NotChecked), 2);
     assert_eq!(count(&report, CheckKind::Size, CheckOutcome::NotChecked), 1);
@@ -232,6 +238,142 @@ async fn what_cannot_be_told_says_so_and_what_is_unusual_is_a_warning() {
     files.remove(1);
     let report = verify_archive(&pack(&files)).await.unwrap();
     assert!(report.is_good() && count(&report, CheckKind::Manifest, CheckOutcome::NotChecked) == 1);
+}
+
+/// What is said of a changed appliance: outcomes and texts of one kind.
+async fn told(files: &[File], kind: CheckKind) -> Vec<(CheckOutcome, String)> {
+    let report = verify_archive(&pack(files)).await.unwrap();
+    let checks = report.checks.iter().filter(|check| check.kind == kind);
+    checks.map(|check| (check.outcome, format!("{:?} {}", check.subject, check.detail))).collect()
+}
+
+#[tokio::test]
+async fn what_importers_stumble_over_is_told() {
+    use CheckKind::{Descriptor, Disk};
+    use CheckOutcome::{Failed, Passed, Warned};
+    let format = |good: &mut Good, uri: &str| good.disks[0] = good.disks[0].replace(VMDK_STREAM, uri);
+    let place = |good: &mut Good, id: u32, place: &str| {
+        let old = format!("InstanceID>{id}</rasd:InstanceID>");
+        let new = format!("{old}<rasd:AddressOnParent>{place}</rasd:AddressOnParent>");
+        good.items = good.items.replace(&old, &new);
+    };
+    let cases: Vec<(&str, Box<dyn Fn(&mut Good)>, CheckKind, CheckOutcome, &str)> = vec![
+        (
+            "two disks in one file",
+            Box::new(|good| good.disks[1] = good.disks[1].replace("fileRef='f2'", "fileRef='f1'")),
+            Descriptor,
+            Failed,
+            "both in the file \"f1\"",
+        ),
+        (
+            "one disk twice",
+            Box::new(|good| good.items = good.items.replace("/disk/d2", "ovf:/disk/d1")),
+            Descriptor,
+            Failed,
+            "both the disk \"d1\"",
+        ),
+        (
+            "a disk that no item has",
+            Box::new(|good| good.items = good.items.replace("/disk/d2", "ovf:/disk/d1")),
+            Descriptor,
+            Warned,
+            "\"d2\" is in no item",
+        ),
+        (
+            "one place twice",
+            Box::new(move |good| [2, 3].into_iter().for_each(|id| place(good, id, "0"))),
+            Descriptor,
+            Failed,
+            "the place 0",
+        ),
+        (
+            "two places",
+            Box::new(move |good| [2, 3].into_iter().for_each(|id| place(good, id, &id.to_string()))),
+            Descriptor,
+            Passed,
+            "2 disks",
+        ),
+        ("firmware", Box::new(|good| good.items += &firmware("uefi")), Descriptor, Failed, "\"uefi\""),
+        ("known firmware", Box::new(|good| good.items += &firmware("efi")), Descriptor, Passed, "2 disks"),
+        (
+            "a card without a network",
+            Box::new(|good| good.items += &item(9, 10, &[])),
+            Descriptor,
+            Warned,
+            "no Connection",
+        ),
+        (
+            "two files of one name",
+            Box::new(|good| good.files.push("ovf:id='f3' ovf:href='a.vmdk'".into())),
+            Descriptor,
+            Failed,
+            "\"f3\" are both \"a.vmdk\"",
+        ),
+        (
+            "no format",
+            Box::new(|good| good.disks[0] = good.disks[0].split(" ovf:format").next().unwrap().into()),
+            Descriptor,
+            Warned,
+            "no ovf:format",
+        ),
+        ("QCOW2", Box::new(move |good| format(good, QCOW2)), Disk, Failed, "the file is VMDK"),
+        ("VHD", Box::new(move |good| format(good, VHD)), Disk, Failed, "the file is VMDK"),
+        ("RAW", Box::new(move |good| format(good, RAW)), Disk, Failed, "the file is VMDK"),
+        ("another VMDK", Box::new(move |good| format(good, VMDK_SPARSE)), Disk, Passed, "vmdk"),
+        ("an unknown format", Box::new(move |good| format(good, "urn:x")), Disk, Passed, "vmdk"),
+        (
+            "a QCOW2 that is called a VMDK",
+            Box::new(|good| {
+                let content = vmferry_formats::testkit::disk(1, CAPACITY);
+                let spec = Format::Qcow2.into();
+                good.a = vmferry_formats::testkit::write_image(&spec, &content, "a", true).unwrap();
+            }),
+            Disk,
+            Failed,
+            "the file is QCOW2",
+        ),
+    ];
+    for (what, change, kind, outcome, word) in cases {
+        let mut good = Good::new();
+        change(&mut good);
+        let told = told(&good.all(), kind).await;
+        let found = told.iter().any(|(found, text)| *found == outcome && text.contains(word));
+        assert!(found, "{what}: {told:?}");
+    }
+    let layout = |uri, variant| descriptor::other_layout(Some(uri), variant).is_some();
+    assert!(layout(VMDK_STREAM, "monolithicSparse") && !layout(VMDK_STREAM, "streamOptimized"));
+    assert!(!layout(VMDK_SPARSE, "monolithicSparse"));
+}
+
+/// The setting of a firmware.
+fn firmware(value: &str) -> String {
+    format!("<v:Config xmlns:v='http://www.vmware.com/schema/ovf' v:key='firmware' v:value='{value}'/>")
+}
+
+#[tokio::test]
+async fn a_manifest_must_cover_what_the_descriptor_refers_to() {
+    use CheckOutcome::{Failed, Warned};
+    let good = Good::new().all();
+    let text = String::from_utf8(good[1].1.clone()).unwrap();
+    let without = |name: &str| -> String {
+        text.split_inclusive('\n').filter(|line| !line.contains(&format!("({name})"))).collect()
+    };
+    let extra = format!("{text}SHA256(other.iso)= {}\n", "00".repeat(32));
+    for (what, manifest, failed, warned) in [
+        ("all", text.clone(), 0, 0),
+        ("no disk", without("b.vmdk"), 1, 0),
+        ("no descriptor", without("x.ovf"), 0, 1),
+        ("one too many", extra, 0, 1),
+        // Both disks, and the manifest itself; the descriptor.
+        ("nothing", String::new(), 3, 1),
+        ("blank lines", "\n\n".into(), 3, 1),
+    ] {
+        let mut files = good.clone();
+        files[1].1 = manifest.into_bytes();
+        let told = told(&files, CheckKind::Manifest).await;
+        let count = |outcome| told.iter().filter(|(found, _)| *found == outcome).count();
+        assert_eq!((count(Failed), count(Warned)), (failed, warned), "{what}: {told:?}");
+    }
 }
 
 #[tokio::test]
