@@ -257,7 +257,8 @@ async fn what_importers_stumble_over_is_told() {
         let new = format!("{old}<rasd:AddressOnParent>{place}</rasd:AddressOnParent>");
         good.items = good.items.replace(&old, &new);
     };
-    let cases: Vec<(&str, Box<dyn Fn(&mut Good)>, CheckKind, CheckOutcome, &str)> = vec![
+    type Change = Box<dyn Fn(&mut Good)>;
+    let cases: Vec<(&str, Change, CheckKind, CheckOutcome, &str)> = vec![
         (
             "two disks in one file",
             Box::new(|good| good.disks[1] = good.disks[1].replace("fileRef='f2'", "fileRef='f1'")),
