@@ -16,6 +16,7 @@ use crate::{
     appliance::{DescriptorOptions, DiskFile, DiskFormat, Hardware, Warning, descriptor, of_vm},
     conversion::{ConversionOptions, ConversionSource, ResumePolicy, Target},
     error::{Error, Result},
+    image::{self, ReadOptions},
     kubevirt::{ExportSource, PlannedVolume, Session, Told, seconds},
     pack::{Pack, PackDisk, PackEvent, PackOptions, PackReport, PackTarget, Signer},
     source::Links,
@@ -144,7 +145,8 @@ impl Export {
             hardware.platform = Some(format!("KubeVirt {version}"));
         }
         let outputs = places.outputs(&planned, self.form())?;
-        if let Some((records, appliance)) = self.packed_before(places, run, &planned) {
+        if let Some((mut records, appliance)) = self.packed_before(places, run, &planned) {
+            self.verify_packed(places, &mut records).await?;
             (run.volumes, run.appliance) = (records, Some(appliance));
             return Ok(());
         }
@@ -153,7 +155,7 @@ impl Export {
         let mut parts =
             self.parts(options, places, prepared, (&hardware, &warnings), &planned, &links).await?;
         if let Some(state) = &mut run.state {
-            match &state.described {
+            match &state.memory.described {
                 // The descriptor is that of the earlier run, and so is what it could not say.
                 Some(warnings) if parts.is_earlier => parts.warnings.clone_from(warnings),
                 _ => state.remember_described(&parts.warnings)?,
@@ -162,7 +164,7 @@ impl Export {
         // Early: whoever must do something in the guest first need not wait for the end.
         let tell = self.teller();
         parts.warnings.iter().for_each(|warning| tell(Told::Warning(warning.to_string())));
-        let is_ours = outputs.first().is_some_and(|output| self.is_ours(run, first, output));
+        let is_ours = outputs.first().is_some_and(|output| self.is_ours(run.memory(), first, output));
         let pack = self.pack(options, &parts, links, is_ours, &planned)?;
         for volume in &planned {
             if let Some(state) = &mut run.state {
@@ -309,12 +311,40 @@ impl Export {
         run: &Run,
         planned: &[PlannedVolume],
     ) -> Option<(Vec<VolumeRecord>, ApplianceRecord)> {
-        let state = run.state.as_ref()?;
-        let appliance = state.packed.clone()?;
+        let memory = run.memory()?;
+        let appliance = memory.packed.clone()?;
         let record =
-            |volume: &PlannedVolume| state.done.iter().find(|record| record.claim == volume.claim).cloned();
+            |volume: &PlannedVolume| memory.done.iter().find(|record| record.claim == volume.claim).cloned();
         let records: Vec<VolumeRecord> = planned.iter().map(record).collect::<Option<_>>()?;
         self.appliance_file(places).ok()?.is_file().then_some((records, appliance))
+    }
+
+    /// Reads an appliance back that an earlier run completed, if it was asked for and not done then.
+    async fn verify_packed(&self, places: &Places, records: &mut [VolumeRecord]) -> Result<()> {
+        let conversion = &self.options.conversion;
+        if !conversion.verify || records.iter().all(|record| record.verified) {
+            return Ok(());
+        }
+        let path = self.appliance_file(places)?;
+        let path = std::path::absolute(&path).map_err(|error| Error::io("look at", &path, error))?;
+        let Some(location) = path.to_str() else {
+            return Err(Error::refused(format!(
+                "{} cannot be verified: its name is not UTF-8",
+                path.display()
+            )));
+        };
+        let options = ReadOptions {
+            workers: conversion.workers,
+            memory: conversion.memory,
+            cancel: self.cancel.clone(),
+            ..ReadOptions::default()
+        };
+        let verified = image::verify_appliance(location, &options).await;
+        verified.map_err(|error| {
+            error.with_further_hint("what an earlier run wrote has changed: begin anew with --restart")
+        })?;
+        records.iter_mut().for_each(|record| record.verified = true);
+        Ok(())
     }
 
     /// The OVA, or the descriptor in its directory: what has its name last.

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::{Value, json};
+
 use super::{Export, ExportOf, output::Places, prepare::Prepared, run::Run};
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -13,8 +15,9 @@ impl Export {
     pub(super) async fn stop(&self, run: &mut Run, prepared: &Prepared) -> Result<()> {
         let object = prepared.vm.clone().unwrap_or_default();
         let vm = VirtualMachine::new(object)?;
-        // If an earlier run had stopped it, what counts is what was before that.
-        let strategy = run.stopped.clone().unwrap_or_else(|| vm.strategy());
+        let now = vm.strategy();
+        // If an earlier run had stopped it and it is still to be down, what counts is what was before that.
+        let strategy = run.stopped.clone().filter(|_| is_halted(&now)).unwrap_or(now);
         if let Some(state) = &mut run.state {
             state.remember_stopped(&strategy)?;
         }
@@ -25,30 +28,58 @@ impl Export {
 
     /// Puts a VM that was stopped back as it was, however the run went.
     pub(super) async fn put_back(&self, run: &mut Run, worked: Result<String>) -> Result<String> {
-        let (Some(strategy), ExportOf::Vm(name)) = (&run.stopped, &self.of) else { return worked };
+        let (Some(strategy), ExportOf::Vm(name)) = (run.stopped.clone(), &self.of) else { return worked };
         let by_hand = format!(
             "put it back by hand: kubectl patch vm {name} -n {} --type merge -p '{{\"spec\":{strategy}}}'",
             self.cluster.namespace()
         );
-        let put = tokio::time::timeout(CLEAN_UP, self.cluster.put_back(name, strategy)).await;
-        let failed = match put {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_) => Some(Error::new(ErrorKind::Network, "the cluster does not answer")),
+        let putting = self.put_back_if_ours(run, name, &strategy);
+        let put = match tokio::time::timeout(CLEAN_UP, putting).await {
+            Ok(put) => put,
+            Err(_) => Err(Error::new(ErrorKind::Network, "the cluster does not answer")),
         };
-        match (worked, failed) {
-            (Ok(source), None) => Ok(source),
-            (Ok(source), Some(error)) => {
+        if put.is_ok() {
+            run.stopped = None;
+            if let Some(state) = &mut run.state
+                && let Err(error) = state.remember_put_back()
+            {
+                run.warnings.push(format!("that VM {name} was put back could not be written down: {error}"));
+            }
+        }
+        let others = format!("VM {name} was started or changed by somebody else, and is left as it is");
+        match (worked, put) {
+            (Ok(source), Ok(true)) => Ok(source),
+            (Ok(source), Ok(false)) => {
+                run.warnings.push(others);
+                Ok(source)
+            }
+            (Ok(source), Err(error)) => {
                 run.warnings.push(format!("VM {name} was stopped and could not be put back ({error}); {by_hand}"));
                 Ok(source)
             }
-            (Err(error), None) => Err(error.with_further_hint(format!(
+            (Err(error), Ok(true)) => Err(error.with_further_hint(format!(
                 "VM {name} is put back as it was; if it runs, its disks change, and another try begins anew with --restart"
             ))),
-            (Err(error), Some(cause)) => {
+            (Err(error), Ok(false)) => Err(error.with_further_hint(others)),
+            (Err(error), Err(cause)) => {
                 Err(error.with_further_hint(format!("VM {name} stays stopped ({cause}); {by_hand}")))
             }
         }
+    }
+
+    /// Tells whether the VM is as it was before; `false` if it is not down by our doing any more.
+    async fn put_back_if_ours(&self, run: &Run, name: &str, strategy: &Value) -> Result<bool> {
+        let Some(vm) = self.cluster.find_vm(name).await? else { return Ok(false) };
+        let now = vm.strategy();
+        if now == *strategy {
+            return Ok(true);
+        }
+        let seen = run.memory().and_then(|memory| memory.source.as_ref());
+        if !is_halted(&now) || seen.is_some_and(|seen| seen.was_started(&vm)) {
+            return Ok(false);
+        }
+        self.cluster.put_back(name, strategy).await?;
+        Ok(true)
     }
 
     /// Removes what a good run made in the cluster.
@@ -113,6 +144,11 @@ impl Export {
             None => error,
         }
     }
+}
+
+/// Whether a strategy is that of a VM that was stopped for an export.
+fn is_halted(strategy: &Value) -> bool {
+    *strategy == json!({"runStrategy": "Halted"}) || *strategy == json!({"running": false})
 }
 
 /// A run that ends does not wait for ever.

@@ -3,6 +3,7 @@
 mod appliance;
 mod beside;
 mod builder;
+mod earlier;
 mod end;
 mod output;
 mod prepare;
@@ -31,7 +32,7 @@ pub use self::{
 use crate::{
     conversion::ConversionOptions,
     error::Result,
-    kubevirt::{Cluster, Quiesce, Reach, Told},
+    kubevirt::{Cluster, Quiesce, Reach, Told, demand},
     pipeline::progress::Progress,
     source::Transfer,
 };
@@ -218,7 +219,20 @@ impl Export {
     /// # Errors
     /// What would stop a run before it has begun.
     pub async fn plan(&self) -> Result<ExportPlan> {
-        self.prepare(None).await.map(|prepared| prepared.plan)
+        let places = output::Places::new(&self.target, &self.base_name().await?);
+        let (mut left, mut goes_on) = (None, false);
+        if let Some(path) = places.state()
+            && let Some(found) = state::peek(&path)?
+        {
+            goes_on = self.goes_on(&path, &found)?;
+            left = Some(found);
+        }
+        let memory = left.as_ref().map(|left| &left.memory);
+        let prepared = self.prepare(memory.filter(|_| goes_on)).await?;
+        let outputs = places.outputs(&prepared.volumes.volumes, self.form())?;
+        self.check_outputs(&places, memory, &prepared, &outputs)?;
+        demand(&self.cluster, &prepared.rights).await?;
+        Ok(prepared.plan)
     }
 
     /// Runs it.

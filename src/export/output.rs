@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -203,6 +203,22 @@ pub(super) fn check_free(outputs: &[Target], options: &ConversionOptions) -> Res
             if fs::symlink_metadata(&paths.journal).is_err() {
                 paths.check_free()?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Removes files, some of which may not be there.
+///
+/// # Errors
+/// One of them stays.
+pub(super) fn remove_files(paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", path, error));
+            }
+            _ => {}
         }
     }
     Ok(())

@@ -4,13 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use serde_json::Value;
 
-use super::{Export, ExportOf, SourceChoice, output::Places, state::RunState};
+use super::{Export, ExportOf, SourceChoice, output::Places, state::Memory};
 use crate::{
     conversion::Target,
     error::{Error, ErrorKind, Result},
     kubevirt::{
         Consistency, ExportSource, LeftOut, PlannedVolume, Power, Quiesce, Reach, Right, SessionOptions,
-        Snapshot, TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, TO_STOP, Teller, VolumePlan, no_agent,
+        Sighting, Snapshot, TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, TO_STOP, Teller, VolumePlan,
+        begin_anew, no_agent,
     },
 };
 
@@ -88,12 +89,12 @@ impl Export {
         }
     }
 
-    /// Looks everything up. `state` is what an earlier run left.
-    pub(super) async fn prepare(&self, state: Option<&RunState>) -> Result<Prepared> {
+    /// Looks everything up. `memory` is what an earlier run left that is taken up.
+    pub(super) async fn prepare(&self, memory: Option<&Memory>) -> Result<Prepared> {
         let name = self.base_name().await?;
         let places = Places::new(&self.target, &name);
         let mut found = match &self.of {
-            ExportOf::Vm(vm) => self.of_vm(vm, state.and_then(|state| state.snapshot.as_deref())).await?,
+            ExportOf::Vm(vm) => self.of_vm(vm, memory).await?,
             ExportOf::Claim(claim) => {
                 Looked::direct(ExportSource::Claim(claim.clone()), VolumePlan::of_claim(claim))
             }
@@ -123,6 +124,7 @@ impl Export {
                 },
             });
         }
+        self.check_sighted(memory, &found.means, &found.volumes.volumes).await?;
         let space_needed = volumes.iter().filter_map(|volume| volume.size).sum();
         let (objects, mut rights): (Vec<&'static str>, Vec<Right>) = match &found.means {
             Means::Follow(_) => (Vec::new(), TO_FOLLOW.to_vec()),
@@ -181,9 +183,12 @@ impl Export {
         }
     }
 
-    async fn of_vm(&self, name: &str, left_snapshot: Option<&str>) -> Result<Looked> {
+    async fn of_vm(&self, name: &str, memory: Option<&Memory>) -> Result<Looked> {
         let vm = self.cluster.vm(name).await?;
-        if let Some(snapshot) = left_snapshot {
+        if let Some(snapshot) = memory.and_then(|memory| memory.snapshot.as_deref()) {
+            if self.options.stop || self.options.source == SourceChoice::Vm {
+                return Err(other_means(&format!("through the snapshot {snapshot}"), "the VM itself"));
+            }
             if !self.cluster.has_snapshot(snapshot).await? {
                 return Err(Error::new(
                     ErrorKind::SourceChanged,
@@ -195,6 +200,18 @@ impl Export {
         }
         let place = format!("VM {}/{name}", self.cluster.namespace());
         let power = self.cluster.power(name).await?;
+        if memory.and_then(Memory::begun_of).is_some_and(Sighting::is_of_vm) {
+            if power != Power::Stopped {
+                return Err(Error::new(
+                    ErrorKind::SourceChanged,
+                    format!("{place} was started since the interrupted run: its disks have changed"),
+                )
+                .with_hint(begin_anew(name)));
+            }
+            if self.options.source == SourceChoice::Snapshot {
+                return Err(other_means("of the VM itself", "a snapshot"));
+            }
+        }
         let stop = self.options.stop && power != Power::Stopped;
         if self.options.stop && self.options.source == SourceChoice::Snapshot {
             return Err(Error::usage("a VM that is stopped needs no snapshot: --stop or --source snapshot"));
@@ -302,6 +319,13 @@ impl Looked {
             stop: false,
         }
     }
+}
+
+/// An unfinished run is not gone on with by other means.
+fn other_means(then: &str, now: &str) -> Error {
+    Error::refused(format!("the unfinished export here is {then}, and now {now} is asked for")).with_hint(
+        "the command that began it goes on with it; --restart discards it and begins anew as it is told now",
+    )
 }
 
 fn missing_claim(namespace: &str, volume: &PlannedVolume) -> Error {

@@ -6,19 +6,14 @@ use serde_json::Value;
 
 use super::{
     ApplianceRecord, Export, ExportEvent, ExportReport, VolumeRecord,
-    beside::{DESCRIPTION, RECORD, SUMS},
-    output::{self, Places, shown},
+    output::{Places, shown},
     prepare::{Means, Prepared},
-    state::{self, Found, RunState},
+    state::{Memory, RunState},
 };
 use crate::{
-    conversion::{Conversion, ConversionOptions, ConversionSource, ResumePolicy, Target},
+    conversion::{Conversion, ConversionOptions, ConversionSource, Target},
     error::{Error, ErrorKind, Result},
-    kubevirt::{
-        Consistency, ExportSource, LeftOut, Making, PlannedVolume, Session, SessionOptions, Teller, demand,
-        run_id,
-    },
-    pipeline::{manifest::Manifest, target::TargetPaths},
+    kubevirt::{Consistency, ExportSource, LeftOut, Making, Session, SessionOptions, Teller, demand},
     source::Links,
 };
 
@@ -42,6 +37,13 @@ pub(super) struct Run {
     pub(super) appliance: Option<ApplianceRecord>,
     pub(super) left_out: Vec<LeftOut>,
     pub(super) warnings: Vec<String>,
+}
+
+impl Run {
+    /// What it has done so far, where that is remembered.
+    pub(super) fn memory(&self) -> Option<&Memory> {
+        self.state.as_ref().map(|state| &state.memory)
+    }
 }
 
 impl Export {
@@ -81,55 +83,11 @@ impl Export {
         }
     }
 
-    /// Begins the run's state, or takes up what an earlier run left.
-    async fn open_state(&self, places: &Places, run: &mut Run) -> Result<()> {
-        let Some(path) = places.state() else {
-            run.id = run_id()?;
-            return Ok(());
-        };
-        places.create()?;
-        let mut of = format!("{} of namespace {}, as {}", self.of, self.cluster.namespace(), self.spec);
-        if let Some(appliance) = &self.options.appliance {
-            of.push_str(&format!(", in an {}", appliance.parameters()));
-        }
-        let (opened, left) = match state::open(&path)? {
-            Found::Fresh(opened) => (opened, None),
-            Found::Left(opened, left) => (opened, Some(left)),
-        };
-        let state = match (left, self.options.conversion.resume) {
-            (Some(left), ResumePolicy::Resume) if left.of == of => opened.take_up(left)?,
-            (Some(left), ResumePolicy::Resume | ResumePolicy::Refuse) => {
-                return Err(Error::refused(format!("an unfinished export is here: {}", left.of)).with_hint(
-                    "the same command without --no-resume goes on with it, --restart discards it",
-                ));
-            }
-            (Some(left), ResumePolicy::Restart) => {
-                let after = self.named_after();
-                if let Some(after) = after {
-                    // What it left in the cluster is of no use to anybody.
-                    let with_snapshot = left.snapshot.is_some();
-                    self.uncancelled(self.cluster.remove_run(&after, &left.run, with_snapshot)).await?;
-                }
-                let mut state = opened.begin(run_id()?, &of)?;
-                if let Some(strategy) = &left.stopped {
-                    state.remember_stopped(strategy)?;
-                }
-                state
-            }
-            (None, _) => opened.begin(run_id()?, &of)?,
-        };
-        run.id.clone_from(&state.run);
-        run.begun = state.is_resumed;
-        run.stopped.clone_from(&state.stopped);
-        run.state = Some(state);
-        Ok(())
-    }
-
     /// Everything but the end; tells what was exported.
     async fn work(&self, places: &Places, run: &mut Run) -> Result<String> {
-        let mut prepared = self.uncancelled(self.prepare(run.state.as_ref())).await?;
+        let mut prepared = self.uncancelled(self.prepare(run.memory())).await?;
         let outputs = places.outputs(&prepared.volumes.volumes, self.form())?;
-        self.check_outputs(places, run, &prepared, &outputs)?;
+        self.check_outputs(places, run.memory(), &prepared, &outputs)?;
         self.uncancelled(demand(&self.cluster, &prepared.rights)).await?;
         if let Means::Through(vm) = prepared.means.clone() {
             self.through_snapshot(&vm, run, &mut prepared).await?;
@@ -140,6 +98,13 @@ impl Export {
         run.consistency = Some(prepared.consistency);
         let description = self.uncancelled(self.description(&prepared, run)).await?;
         let session_source = self.session_source(&prepared).await?;
+        if run.state.is_some() {
+            let seen = self.sighted(run.memory(), &session_source, &prepared.volumes.volumes);
+            let seen = self.uncancelled(seen).await?;
+            if let Some(state) = &mut run.state {
+                state.remember_source(seen)?;
+            }
+        }
         match &self.options.appliance {
             Some(options) => {
                 let description = description.as_ref();
@@ -152,77 +117,6 @@ impl Export {
             self.describe(directory, run, &prepared, description.as_ref(), &session_source).await?;
         }
         Ok(format!("{} {}", session_source.kind(), session_source.name()))
-    }
-
-    fn check_outputs(
-        &self,
-        places: &Places,
-        run: &Run,
-        prepared: &Prepared,
-        outputs: &[Target],
-    ) -> Result<()> {
-        let options = &self.options.conversion;
-        let several = outputs.iter().any(|output| Some(output) != outputs.first());
-        if options.journal.is_some() && several {
-            return Err(Error::usage("--journal names one file, and several volumes are exported")
-                .with_hint("leave it out: each volume has a journal beside it"));
-        }
-        let pending: Vec<Target> = prepared
-            .volumes
-            .volumes
-            .iter()
-            .zip(outputs)
-            .filter(|(volume, output)| {
-                self.done(places, run, volume, output).is_none() && !self.is_ours(run, volume, output)
-            })
-            .map(|(_, output)| output.clone())
-            .collect();
-        output::check_free(&pending, options)?;
-        if let Some(directory) = places.directory() {
-            for name in [DESCRIPTION, RECORD, SUMS] {
-                let path = directory.join(name);
-                if !options.force && !run.begun && fs::symlink_metadata(&path).is_ok() {
-                    return Err(Error::refused(format!("{} exists", path.display()))
-                        .with_hint("choose another directory, or say --force to overwrite what is there"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The record of a volume that an earlier run completed.
-    fn done(
-        &self,
-        places: &Places,
-        run: &Run,
-        volume: &PlannedVolume,
-        target: &Target,
-    ) -> Option<VolumeRecord> {
-        let Target::Path(path) = target else { return None };
-        let state = run.state.as_ref()?;
-        let len = fs::metadata(path).ok()?.len();
-        if let Some(record) = state.done.iter().find(|record| record.claim == volume.claim) {
-            return (len == record.output_size).then(|| record.clone());
-        }
-        if !self.is_ours(run, volume, target) {
-            return None;
-        }
-        // The run ended between the last step of the conversion and its own next line.
-        let manifest = Manifest::check(&TargetPaths::new(path, None, false).ok()?.manifest).ok()?;
-        let verified = self.options.conversion.verify;
-        (manifest.tail.output_size == len)
-            .then(|| VolumeRecord::of_manifest(volume, shown(places, target), &manifest, verified))
-    }
-
-    /// Whether what stands under an output's name is what this run, and no other, has completed there.
-    pub(super) fn is_ours(&self, run: &Run, volume: &PlannedVolume, target: &Target) -> bool {
-        let (Target::Path(path), Some(state)) = (target, &run.state) else { return false };
-        let options = &self.options.conversion;
-        // With --force there may have been something before.
-        !options.force
-            && state.begun.contains(&volume.claim)
-            && TargetPaths::new(path, options.journal.as_deref(), false)
-                .is_ok_and(|paths| path.exists() && !paths.journal.exists())
     }
 
     async fn through_snapshot(&self, vm: &str, run: &mut Run, prepared: &mut Prepared) -> Result<()> {
@@ -267,7 +161,8 @@ impl Export {
         let planned = prepared.volumes.volumes.clone();
         let count = planned.len();
         for (index, (volume, target)) in planned.iter().zip(outputs).enumerate() {
-            if let Some(record) = self.done(places, run, volume, target) {
+            if let Some(mut record) = self.done(places, run.memory(), volume, target) {
+                self.verify_earlier(run, volume, (index + 1, count), target, &mut record).await?;
                 run.volumes.push(record);
                 continue;
             }
@@ -281,7 +176,7 @@ impl Export {
                     .spec(self.spec.clone())
                     .options(ConversionOptions {
                         // Complete, but without a manifest nobody can tell what it is: it is made again.
-                        force: self.options.conversion.force || self.is_ours(run, volume, target),
+                        force: self.options.conversion.force || self.is_ours(run.memory(), volume, target),
                         ..self.options.conversion.clone()
                     })
                     .cancel_token(self.cancel.clone())
@@ -349,6 +244,8 @@ impl Export {
         };
         run.session = Some(Arc::clone(&session));
         let export = self.uncancelled(session.ready()).await?;
+        // The session's own look is later than the run's; between the two a VM may have been started.
+        self.uncancelled(self.sighted(run.memory(), source, &[])).await?;
         let links = export.status.links.internal.or(export.status.links.external).unwrap_or_default();
         prepared.volumes = std::mem::take(&mut prepared.volumes).joined(&links.volumes)?;
         let http = &self.options.conversion.source.http;

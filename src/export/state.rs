@@ -2,8 +2,9 @@
 //! that are complete. A file of JSON lines beside the outputs; it holds no secret.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
-    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -16,6 +17,7 @@ use super::{ApplianceRecord, VolumeRecord};
 use crate::{
     appliance::Warning,
     error::{Error, Result},
+    kubevirt::Sighting,
 };
 
 /// The state of a run, held under a lock.
@@ -26,10 +28,18 @@ pub(super) struct RunState {
     pub(super) run: String,
     /// Whether an earlier run left it.
     pub(super) is_resumed: bool,
+    pub(super) memory: Memory,
+}
+
+/// What a run has done so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
     /// The snapshot that was made for it.
     pub(super) snapshot: Option<String>,
-    /// The run strategy of the VM that was stopped for it.
+    /// The run strategy of the VM that was stopped for it and not put back yet.
     pub(super) stopped: Option<Value>,
+    /// The source, as it was before the first byte was taken.
+    pub(super) source: Option<Sighting>,
     /// Claims whose volumes were begun: what then stands under their outputs' names is this run's.
     pub(super) begun: Vec<String>,
     pub(super) done: Vec<VolumeRecord>,
@@ -39,14 +49,42 @@ pub(super) struct RunState {
     pub(super) packed: Option<ApplianceRecord>,
 }
 
+impl Memory {
+    /// The source that bytes were taken of.
+    pub(super) fn begun_of(&self) -> Option<&Sighting> {
+        self.source.as_ref().filter(|_| !self.begun.is_empty())
+    }
+}
+
+/// Whose run it is: no other object's run has to do with what it left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Exported {
+    /// Address of the cluster's API.
+    pub(super) cluster: String,
+    pub(super) namespace: String,
+    /// What is named on the command line: a VM, a claim, a snapshot or an export.
+    pub(super) kind: String,
+    pub(super) name: String,
+}
+
+impl fmt::Display for Exported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{} of {}", self.kind, self.namespace, self.name, self.cluster)
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "kebab-case")]
 enum Line {
     Run {
         version: u32,
         id: String,
+        object: Exported,
         /// What is exported, and how: a later run must be told the same.
         of: String,
+    },
+    Source {
+        source: Sighting,
     },
     Snapshot {
         name: String,
@@ -54,6 +92,7 @@ enum Line {
     Stopped {
         strategy: Value,
     },
+    PutBack,
     Begun {
         claim: String,
     },
@@ -75,20 +114,16 @@ pub(super) enum Found {
     /// A new run begins.
     Fresh(Opened),
     /// An earlier one was interrupted.
-    Left(Opened, Left),
+    Left(Opened, Box<Left>),
 }
 
 /// What an earlier run left.
 #[derive(Debug)]
 pub(super) struct Left {
     pub(super) run: String,
+    pub(super) object: Exported,
     pub(super) of: String,
-    pub(super) snapshot: Option<String>,
-    pub(super) stopped: Option<Value>,
-    begun: Vec<String>,
-    done: Vec<VolumeRecord>,
-    described: Option<Vec<Warning>>,
-    packed: Option<ApplianceRecord>,
+    pub(super) memory: Memory,
     valid_len: u64,
 }
 
@@ -115,29 +150,73 @@ pub(super) fn open(path: &Path) -> Result<Found> {
             .open(path)
             .map_err(|error| Error::io("open", path, error))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(Error::refused(format!(
-                "another export is at work here: {} is locked",
-                path.display()
-            ))
-            .with_hint("wait for it, or choose another output"));
+            return Err(locked(path));
         }
         // A run that ended meanwhile has removed the file that was locked.
         let held = file.metadata().map_err(|error| Error::io("look at", path, error))?;
         if !fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino())) {
             continue;
         }
-        let mut text = String::new();
-        (&file).take(MAX_LEN).read_to_string(&mut text).map_err(|error| Error::io("read", path, error))?;
+        let left = read(&file, path)?;
         let opened = Opened { path: path.to_owned(), file };
-        return match parse(&text) {
-            Some(left) => Ok(Found::Left(opened, left)),
-            None if is_torn(&text) => Ok(Found::Fresh(opened)),
-            None => Err(Error::refused(format!("{} is not the state of an export", path.display()))
-                .with_hint(
-                    "remove it if you do not need it; 'vmferry gc' lists what runs have left in the cluster",
-                )),
-        };
+        return Ok(match left {
+            Some(left) => Found::Left(opened, Box::new(left)),
+            None => Found::Fresh(opened),
+        });
     }
+}
+
+/// Looks at what an earlier run left at `path`. Nothing is made or changed.
+///
+/// # Errors
+/// As for [`open`].
+pub(super) fn peek(path: &Path) -> Result<Option<Left>> {
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("open", path, error)),
+    };
+    if flock(&file, FlockOperation::NonBlockingLockShared).is_err() {
+        return Err(locked(path));
+    }
+    read(&file, path)
+}
+
+fn locked(path: &Path) -> Error {
+    Error::refused(format!("another export is at work here: {} is locked", path.display()))
+        .with_hint("wait for it, or choose another output")
+}
+
+/// What is in the file; `None` if no run came to begin there.
+fn read(file: &File, path: &Path) -> Result<Option<Left>> {
+    let mut text = String::new();
+    file.take(MAX_LEN).read_to_string(&mut text).map_err(|error| Error::io("read", path, error))?;
+    match (parse(&text), version(&text)) {
+        (Some(left), _) => Ok(Some(left)),
+        (None, _) if is_torn(&text) => Ok(None),
+        (None, Some(version)) if version != VERSION => Err(Error::refused(format!(
+            "{} is the state of an unfinished export by another release of vmferry (version {version} of its form, \
+             and this is {VERSION})",
+            path.display()
+        ))
+        .with_hint(
+            "finish it with that release; or remove the file and what was written beside it, and see with 'vmferry \
+             gc' what is left in the cluster and with 'kubectl get vm' whether a VM was left stopped",
+        )),
+        (None, _) => Err(Error::refused(format!("{} is not the state of an export", path.display()))
+            .with_hint("remove it if you do not need it; 'vmferry gc' lists what runs have left in the cluster")),
+    }
+}
+
+/// The version of a state's form, whatever else is in it.
+fn version(text: &str) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Head {
+        record: String,
+        version: u32,
+    }
+    let head: Head = serde_json::from_str(text.lines().next()?).ok()?;
+    (head.record == "run").then_some(head.version)
 }
 
 /// Whether there is nothing, or the front of a first line, that a crash left.
@@ -154,62 +233,47 @@ fn parse(text: &str) -> Option<Left> {
         len += line.len();
         let valid_len = u64::try_from(len).ok()?;
         match (line_read, &mut left) {
-            (Line::Run { version: VERSION, id, of }, None) => {
-                left = Some(Left {
-                    run: id,
-                    of,
-                    snapshot: None,
-                    stopped: None,
-                    begun: Vec::new(),
-                    done: Vec::new(),
-                    described: None,
-                    packed: None,
-                    valid_len,
-                });
+            (Line::Run { version: VERSION, id, object, of }, None) => {
+                left = Some(Left { run: id, object, of, memory: Memory::default(), valid_len });
             }
-            (Line::Snapshot { name }, Some(left)) => {
-                (left.snapshot, left.valid_len) = (Some(name), valid_len);
-            }
-            (Line::Stopped { strategy }, Some(left)) => {
-                (left.stopped, left.valid_len) = (Some(strategy), valid_len);
-            }
-            (Line::Begun { claim }, Some(left)) => {
-                left.begun.push(claim);
+            (Line::Run { .. }, _) | (_, None) => break,
+            (line, Some(left)) => {
+                left.memory.take(line);
                 left.valid_len = valid_len;
             }
-            (Line::Done { volume }, Some(left)) => {
-                left.done.push(volume);
-                left.valid_len = valid_len;
-            }
-            (Line::Described { warnings }, Some(left)) => {
-                (left.described, left.valid_len) = (Some(warnings), valid_len);
-            }
-            (Line::Packed { appliance }, Some(left)) => {
-                (left.packed, left.valid_len) = (Some(appliance), valid_len);
-            }
-            _ => break,
         }
     }
     left
 }
 
+impl Memory {
+    fn take(&mut self, line: Line) {
+        match line {
+            Line::Run { .. } => {}
+            Line::Source { source } => self.source = Some(source),
+            Line::Snapshot { name } => self.snapshot = Some(name),
+            Line::Stopped { strategy } => self.stopped = Some(strategy),
+            Line::PutBack => self.stopped = None,
+            Line::Begun { claim } => self.begun.push(claim),
+            Line::Done { volume } => self.done.push(volume),
+            Line::Described { warnings } => self.described = Some(warnings),
+            Line::Packed { appliance } => self.packed = Some(appliance),
+        }
+    }
+}
+
 impl Opened {
     /// Begins a run.
-    pub(super) fn begin(self, run: String, of: &str) -> Result<RunState> {
+    pub(super) fn begin(self, run: String, object: Exported, of: &str) -> Result<RunState> {
         let mut state = RunState {
             path: self.path,
             file: self.file,
             run: run.clone(),
             is_resumed: false,
-            snapshot: None,
-            stopped: None,
-            begun: Vec::new(),
-            done: Vec::new(),
-            described: None,
-            packed: None,
+            memory: Memory::default(),
         };
         state.cut(0)?;
-        state.append(&Line::Run { version: VERSION, id: run, of: of.to_owned() })?;
+        state.append(&Line::Run { version: VERSION, id: run, object, of: of.to_owned() })?;
         Ok(state)
     }
 
@@ -220,12 +284,7 @@ impl Opened {
             file: self.file,
             run: left.run,
             is_resumed: true,
-            snapshot: left.snapshot,
-            stopped: left.stopped,
-            begun: left.begun,
-            done: left.done,
-            described: left.described,
-            packed: left.packed,
+            memory: left.memory,
         };
         state.cut(left.valid_len)?;
         Ok(state)
@@ -233,43 +292,56 @@ impl Opened {
 }
 
 impl RunState {
+    /// Remembers the source, before the first byte is taken of it.
+    pub(super) fn remember_source(&mut self, source: Sighting) -> Result<()> {
+        if self.memory.source.as_ref() == Some(&source) {
+            return Ok(());
+        }
+        self.remember_line(Line::Source { source })
+    }
+
     /// Remembers the snapshot that was made.
     pub(super) fn remember_snapshot(&mut self, name: &str) -> Result<()> {
-        self.snapshot = Some(name.to_owned());
-        self.append(&Line::Snapshot { name: name.to_owned() })
+        self.remember_line(Line::Snapshot { name: name.to_owned() })
     }
 
     /// Remembers the run strategy of a VM before it is stopped.
     pub(super) fn remember_stopped(&mut self, strategy: &Value) -> Result<()> {
-        self.stopped = Some(strategy.clone());
-        self.append(&Line::Stopped { strategy: strategy.clone() })
+        self.remember_line(Line::Stopped { strategy: strategy.clone() })
+    }
+
+    /// There is no VM any more that is to be put back.
+    pub(super) fn remember_put_back(&mut self) -> Result<()> {
+        self.remember_line(Line::PutBack)
     }
 
     /// Remembers that a volume is begun, before anything is made for it.
     pub(super) fn remember_begun(&mut self, claim: &str) -> Result<()> {
-        if self.begun.iter().any(|begun| begun == claim) {
+        if self.memory.begun.iter().any(|begun| begun == claim) {
             return Ok(());
         }
-        self.begun.push(claim.to_owned());
-        self.append(&Line::Begun { claim: claim.to_owned() })
+        self.remember_line(Line::Begun { claim: claim.to_owned() })
     }
 
     /// Remembers a volume that is complete.
     pub(super) fn remember(&mut self, volume: &VolumeRecord) -> Result<()> {
-        self.done.push(volume.clone());
-        self.append(&Line::Done { volume: volume.clone() })
+        self.remember_line(Line::Done { volume: volume.clone() })
     }
 
     /// Remembers what a descriptor could not say, before the appliance that it is for is begun.
     pub(super) fn remember_described(&mut self, warnings: &[Warning]) -> Result<()> {
-        self.described = Some(warnings.to_vec());
-        self.append(&Line::Described { warnings: warnings.to_vec() })
+        self.remember_line(Line::Described { warnings: warnings.to_vec() })
     }
 
     /// Remembers an appliance that is complete.
     pub(super) fn remember_packed(&mut self, appliance: &ApplianceRecord) -> Result<()> {
-        self.packed = Some(appliance.clone());
-        self.append(&Line::Packed { appliance: appliance.clone() })
+        self.remember_line(Line::Packed { appliance: appliance.clone() })
+    }
+
+    fn remember_line(&mut self, line: Line) -> Result<()> {
+        self.append(&line)?;
+        self.memory.take(line);
+        Ok(())
     }
 
     /// There is nothing to remember any more.
@@ -295,7 +367,7 @@ impl RunState {
 const BEGINNING: &str = "{\"record\":\"run\",";
 
 /// Version of the lines' form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Far more than any VM has volumes for.
 const MAX_LEN: u64 = 16 << 20;
@@ -320,6 +392,11 @@ mod tests {
         }
     }
 
+    fn object() -> Exported {
+        let [cluster, namespace, kind, name] = ["https://c", "demo", "VM", "db"].map(str::to_owned);
+        Exported { cluster, namespace, kind, name }
+    }
+
     fn fresh(path: &Path) -> Opened {
         match open(path).unwrap() {
             Found::Fresh(opened) => opened,
@@ -329,7 +406,7 @@ mod tests {
 
     fn left(path: &Path) -> (Opened, Left) {
         match open(path).unwrap() {
-            Found::Left(opened, left) => (opened, left),
+            Found::Left(opened, left) => (opened, *left),
             Found::Fresh(_) => panic!("nothing is left"),
         }
     }
@@ -338,8 +415,10 @@ mod tests {
     fn a_run_is_taken_up_where_it_stopped() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        let mut state = fresh(&path).begin("abc".into(), "VM demo/db").unwrap();
+        let mut state = fresh(&path).begin("abc".into(), object(), "as qcow2").unwrap();
         state.remember_snapshot("snap").unwrap();
+        state.remember_stopped(&serde_json::json!({"running": true})).unwrap();
+        state.remember_put_back().unwrap();
         state.remember_begun("root").unwrap();
         state.remember_begun("root").unwrap();
         state.remember(&volume("root")).unwrap();
@@ -350,15 +429,20 @@ mod tests {
         drop(file);
 
         let (opened, found) = left(&path);
-        assert_eq!((found.run.as_str(), found.of.as_str()), ("abc", "VM demo/db"));
+        assert_eq!((found.run.as_str(), found.of.as_str()), ("abc", "as qcow2"));
+        assert_eq!(found.object, object());
         let mut state = opened.take_up(found).unwrap();
-        assert_eq!((state.snapshot.as_deref(), state.done.len(), state.is_resumed), (Some("snap"), 1, true));
-        assert_eq!(state.begun, ["root"]);
+        let memory = &state.memory;
+        assert_eq!(
+            (memory.snapshot.as_deref(), memory.done.len(), state.is_resumed),
+            (Some("snap"), 1, true)
+        );
+        assert_eq!((memory.begun.len(), &memory.stopped), (1, &None));
         state.remember(&volume("data")).unwrap();
         drop(state);
         let (opened, found) = left(&path);
         let state = opened.take_up(found).unwrap();
-        assert_eq!(state.done, [volume("root"), volume("data")]);
+        assert_eq!(state.memory.done, [volume("root"), volume("data")]);
         state.remove().unwrap();
         assert!(!path.exists());
     }
@@ -367,7 +451,7 @@ mod tests {
     fn two_runs_do_not_work_in_one_place() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        let held = fresh(&path).begin("abc".into(), "x").unwrap();
+        let held = fresh(&path).begin("abc".into(), object(), "x").unwrap();
         assert_eq!(open(&path).unwrap_err().kind(), crate::ErrorKind::Refused);
         drop(held);
         let (opened, found) = left(&path);
@@ -383,11 +467,14 @@ mod tests {
             fs::write(&path, text).unwrap();
             drop(fresh(&path));
         }
-        for text in ["a letter", "{\"record\":\"run\",\"version\":2,\"id\":\"a\",\"of\":\"b\"}\n", "\n"] {
+        for text in ["a letter", OLD, "\n"] {
             fs::write(&path, text).unwrap();
             assert_eq!(open(&path).unwrap_err().kind(), crate::ErrorKind::Refused);
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(peek(&path).unwrap_err().kind(), crate::ErrorKind::Refused);
         }
+        fs::write(&path, OLD).unwrap();
+        assert!(open(&path).unwrap_err().to_string().contains("another release"));
     }
 
     #[test]
@@ -396,6 +483,9 @@ mod tests {
         {
             assert!(parse(text).is_none(), "{text}");
         }
-        assert!(parse("{\"record\":\"run\",\"version\":2,\"id\":\"a\",\"of\":\"b\"}\n").is_none());
+        assert!(parse(OLD).is_none());
     }
+
+    /// As the first release wrote it.
+    const OLD: &str = "{\"record\":\"run\",\"version\":1,\"id\":\"a\",\"of\":\"b\"}\n";
 }

@@ -1,8 +1,12 @@
 //! What shows that a source is still the same.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
 use super::{
     Cluster, ExportSource, Power, Resource,
-    types::{Claim, VmSnapshot},
+    types::{Claim, VirtualMachine, VmSnapshot},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -104,4 +108,125 @@ impl Origin {
             volume: claim.to_owned(),
         })
     }
+}
+
+/// What a run has seen of its source before the first byte, for later runs to compare.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sighting {
+    kind: String,
+    name: String,
+    uid: String,
+    generation: Option<i64>,
+    stopped_since: Option<String>,
+    /// By the names of their claims; empty for a snapshot, which cannot change.
+    volumes: BTreeMap<String, VolumeSighting>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct VolumeSighting {
+    uid: String,
+    /// Size that the claim asks for.
+    size: Option<String>,
+}
+
+impl Sighting {
+    /// Looks at the source and at these claims of it.
+    ///
+    /// # Errors
+    /// It does not exist, or cannot be asked for.
+    pub(crate) async fn look(cluster: &Cluster, source: &ExportSource, claims: &[&str]) -> Result<Self> {
+        let snapshots = match source {
+            ExportSource::Snapshot(_) => cluster.snapshot_resource().await?.version,
+            _ => String::new(),
+        };
+        let origin = Origin::look(cluster, source, &snapshots).await?;
+        let mut volumes = BTreeMap::new();
+        if !matches!(source, ExportSource::Snapshot(_)) {
+            for claim in claims {
+                let found: Claim = cluster.must_find(&Resource::claims(), claim).await?;
+                let size = found.requested().map(str::to_owned);
+                volumes.insert((*claim).to_owned(), VolumeSighting { uid: found.metadata.uid, size });
+            }
+        }
+        Ok(Self {
+            kind: origin.kind.to_owned(),
+            name: origin.name,
+            uid: origin.uid,
+            generation: origin.generation,
+            stopped_since: origin.stopped_since,
+            volumes,
+        })
+    }
+
+    /// Whether it is of a VM itself, which changes when it is started.
+    pub(crate) fn is_of_vm(&self) -> bool {
+        self.kind == ExportSource::VirtualMachine(String::new()).kind()
+    }
+
+    /// Whether the VM was started, or made anew, after it was seen stopped.
+    pub(crate) fn was_started(&self, vm: &VirtualMachine) -> bool {
+        let since = vm.stopped_since();
+        self.is_of_vm()
+            && (self.uid != vm.metadata.uid
+                || self.stopped_since.as_ref().is_some_and(|then| since.is_some_and(|now| now != *then)))
+    }
+
+    /// With the volumes of an earlier look at the same source.
+    ///
+    /// # Errors
+    /// [`SourceChanged`](ErrorKind::SourceChanged) says what is not as it was.
+    pub(crate) fn after(mut self, earlier: &Self) -> Result<Self> {
+        if let Some(how) = self.change_since(earlier) {
+            return Err(Error::new(
+                ErrorKind::SourceChanged,
+                format!("the source is not what the interrupted run exported: {how}"),
+            )
+            .with_hint(self.anew()));
+        }
+        self.volumes.extend(earlier.volumes.clone());
+        Ok(self)
+    }
+
+    fn change_since(&self, earlier: &Self) -> Option<String> {
+        let name = format!("{} {}", self.kind, self.name);
+        if (&self.kind, &self.name) != (&earlier.kind, &earlier.name) {
+            return Some(format!("it was {} {} then, and is {name} now", earlier.kind, earlier.name));
+        }
+        if self.uid != earlier.uid {
+            return Some(format!("{name} was deleted and made anew"));
+        }
+        if self.stopped_since != earlier.stopped_since {
+            return Some(format!("{name} was started in between, and its disks have changed"));
+        }
+        if self.generation != earlier.generation {
+            return Some(format!("{name} was changed in between (starting it does that too)"));
+        }
+        let changed = |(claim, now): (&String, &VolumeSighting)| {
+            let then = earlier.volumes.get(claim)?;
+            let claim = format!("PersistentVolumeClaim {claim}");
+            match () {
+                () if now.uid != then.uid => Some(format!("{claim} was deleted and made anew")),
+                () if now.size != then.size => Some(format!("the size of {claim} was changed")),
+                () => None,
+            }
+        };
+        self.volumes.iter().find_map(changed)
+    }
+
+    /// How to begin anew.
+    fn anew(&self) -> String {
+        if self.is_of_vm() {
+            begin_anew(&self.name)
+        } else {
+            "start again with what is there now: --restart".to_owned()
+        }
+    }
+}
+
+/// How to begin anew with a VM that was started.
+pub(crate) fn begin_anew(vm: &str) -> String {
+    format!(
+        "begin anew with what is there now: --restart; whether it runs or not, through a snapshot: vmferry export {vm} \
+         --source snapshot --restart"
+    )
 }

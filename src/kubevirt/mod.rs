@@ -71,6 +71,7 @@ pub use self::{
 
 pub(crate) use self::{
     access::{TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, TO_STOP, demand},
+    identity::{Sighting, begin_anew},
     session::Teller,
     snapshot::{Making, no_agent},
     time::{now, seconds},

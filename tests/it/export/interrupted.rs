@@ -10,7 +10,7 @@ use super::cluster::{Cluster, MIB, assert_disk, end, web};
 use crate::support::{listing, run, scratch, wait_for};
 
 /// Slow, with many checkpoints.
-const SLOWLY: [&str; 8] =
+pub(super) const SLOWLY: [&str; 8] =
     ["--rate", "24MiB", "--connections", "2", "--checkpoint-bytes", "1MiB", "--checkpoint-interval", "20ms"];
 
 /// Waits until so many bytes of the disk are durable in its partial output.
