@@ -230,3 +230,54 @@ pub(crate) fn begin_anew(vm: &str) -> String {
          --source snapshot --restart"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(change: impl FnOnce(&mut Sighting)) -> Sighting {
+        let volume = VolumeSighting { uid: "v1".into(), size: Some("1Gi".into()) };
+        let mut seen = Sighting {
+            kind: "VirtualMachine".into(),
+            name: "db".into(),
+            uid: "u1".into(),
+            generation: Some(2),
+            stopped_since: Some("2026-01-01T00:00:00Z".into()),
+            volumes: BTreeMap::from([("root".to_owned(), volume)]),
+        };
+        change(&mut seen);
+        seen
+    }
+
+    #[test]
+    fn whatever_changed_is_told() {
+        type Change = fn(&mut Sighting);
+        let changes: [(Change, &str); 6] = [
+            (|seen| seen.name = "web".into(), "is VirtualMachine web now"),
+            (|seen| seen.uid = "u2".into(), "db was deleted and made anew"),
+            (|seen| seen.stopped_since = None, "was started in between"),
+            (|seen| seen.generation = Some(3), "was changed in between"),
+            (
+                |seen| seen.volumes.get_mut("root").unwrap().uid = "v2".into(),
+                "root was deleted and made anew",
+            ),
+            (|seen| seen.volumes.get_mut("root").unwrap().size = None, "size of PersistentVolumeClaim root"),
+        ];
+        for (change, says) in changes {
+            let error = seen(change).after(&seen(|_| {})).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::SourceChanged);
+            assert!(error.to_string().contains(says), "{error}");
+            assert!(error.hint().unwrap().contains("--restart"));
+        }
+    }
+
+    #[test]
+    fn volumes_of_both_looks_are_kept() {
+        let other = seen(|seen| {
+            let volume = seen.volumes.remove("root").unwrap();
+            seen.volumes.insert("data".into(), volume);
+        });
+        let both = other.after(&seen(|_| {})).unwrap();
+        assert_eq!(both.volumes.keys().collect::<Vec<_>>(), ["data", "root"]);
+    }
+}
