@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::OFlags;
 use vmferry_formats::Format;
 
 use super::{ExportTarget, Packaging, space};
@@ -224,14 +225,21 @@ pub(super) fn remove_files(paths: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Writes a small file, whole or not at all, readable by its owner alone.
+/// Writes a small file, whole or not at all, readable by its owner alone. What stands under the name
+/// that it has meanwhile is removed, never followed or written to.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let partial = path.with_file_name(name);
     let write = || {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        match fs::remove_file(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        options.custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0));
+        let mut file = options.open(&partial)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&partial, path)?;
@@ -298,5 +306,35 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn small_files_never_follow_what_was_left_under_their_name() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let directory = tempfile::tempdir().unwrap();
+        let (path, victim) = (directory.path().join("vm.yaml"), directory.path().join("victim"));
+        let partial = directory.path().join("vm.yaml.partial");
+        fs::write(&victim, b"theirs").unwrap();
+        symlink(&victim, &partial).unwrap();
+        write_whole(&path, b"ours").unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"theirs");
+        assert!(!fs::symlink_metadata(&path).unwrap().is_symlink());
+        assert_eq!(fs::read(&path).unwrap(), b"ours");
+
+        fs::write(&partial, b"an old one that everybody may read").unwrap();
+        fs::set_permissions(&partial, fs::Permissions::from_mode(0o644)).unwrap();
+        write_whole(&path, b"again").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"again");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!partial.exists());
+
+        // The name itself may be a link too.
+        fs::remove_file(&path).unwrap();
+        symlink(&victim, &path).unwrap();
+        write_whole(&path, b"whole").unwrap();
+        assert_eq!(
+            (fs::read(&victim).unwrap(), fs::read(&path).unwrap()),
+            (b"theirs".into(), b"whole".into())
+        );
     }
 }
