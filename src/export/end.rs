@@ -100,6 +100,8 @@ impl Export {
     async fn remove_objects(&self, run: &Run, after: &str) -> Option<Error> {
         let removal = async {
             if let Some(session) = run.session.as_ref().filter(|session| session.is_owned()) {
+                // A stream may still be read, and would take what is removed for lost.
+                session.close().await;
                 session.remove().await?;
             }
             self.cluster.remove_run(after, &run.id, run.with_snapshot).await
@@ -114,6 +116,10 @@ impl Export {
     /// Keeps what a later run can go on with, says how, and removes the rest.
     pub(super) async fn after_failure(&self, places: &Places, run: Run, error: Error) -> Error {
         let namespace = self.cluster.namespace();
+        if let Some(session) = &run.session {
+            // Whatever still reads a volume is to end with the run, and to make nothing anew.
+            let _ = tokio::time::timeout(CLEAN_UP, session.close()).await;
+        }
         let made = run.named_after.clone().filter(|_| !matches!(self.of, ExportOf::Existing(_)));
         if run.begun || self.options.keep {
             let Some(session) = run.session.as_ref().filter(|session| session.is_owned()) else {

@@ -43,6 +43,7 @@ impl Session {
     /// Where a volume is now; waits until it is somewhere.
     async fn endpoint(&self, claim: &str, broken: bool) -> Result<Endpoint> {
         let mut guard = self.state.lock().await;
+        self.check_open()?;
         let state = &mut *guard;
         if broken && state.begun {
             self.check_source().await?;
@@ -133,7 +134,7 @@ impl Session {
                 break;
             }
             let (name, version) = (&export.metadata.name, &export.metadata.resource_version);
-            self.cluster.changed(&self.exports, name, version, left).await;
+            self.pause_until(self.cluster.changed(&self.exports, name, version, left)).await;
             export = self.wait_ready(state).await?;
         }
         Ok(export)
@@ -219,6 +220,7 @@ impl Links for VolumeLinks {
 
     fn check_unchanged(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
+            self.session.check_open()?;
             let now = self.session.identity_of(&self.claim).await?;
             if now != self.identity {
                 return Err(Error::new(

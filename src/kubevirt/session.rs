@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Cluster, Resource,
@@ -182,6 +183,8 @@ pub struct Session {
     owned: bool,
     origin: Origin,
     name: StdMutex<String>,
+    /// Nothing is made or waited for any more.
+    closed: CancellationToken,
     pub(super) state: Mutex<State>,
 }
 
@@ -279,6 +282,7 @@ impl Session {
             owned,
             origin,
             name: StdMutex::default(),
+            closed: CancellationToken::new(),
             state: Mutex::new(state),
         })
     }
@@ -312,6 +316,30 @@ impl Session {
         self.wait_ready(&mut state).await
     }
 
+    /// Ends the session: whoever still reads a volume is told that it was interrupted, and no other
+    /// export is made in place of one that goes. Returns when nothing is being made any more, so that
+    /// what is removed afterwards stays removed.
+    pub async fn close(&self) {
+        self.closed.cancel();
+        drop(self.state.lock().await);
+    }
+
+    /// Fails if the session has ended.
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.closed.is_cancelled() {
+            return Err(Error::new(
+                ErrorKind::Interrupted,
+                format!("the export {}/{} is not used any more", self.namespace(), self.name()),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Waits for `event`, or for the end of the session.
+    pub(super) async fn pause_until(&self, event: impl Future<Output = ()>) {
+        self.closed.run_until_cancelled(event).await;
+    }
+
     /// Removes the export with its secret.
     ///
     /// # Errors
@@ -337,7 +365,10 @@ impl Session {
         let start = tokio::time::Instant::now();
         let (mut hopeless_since, mut told) = (None, String::new());
         loop {
+            self.check_open()?;
             let found: Option<VmExport> = self.cluster.find(&self.exports, &self.name()).await?;
+            // It may have been removed because the session has ended.
+            self.check_open()?;
             let Some(export) = found.filter(|export| export.metadata.deletion_timestamp.is_none()) else {
                 self.make_anew(state).await?;
                 continue;
@@ -368,7 +399,9 @@ impl Session {
                 return Err(self.gave_up(&export, &waiting, start.elapsed()).await);
             }
             let version = &export.metadata.resource_version;
-            self.cluster.changed(&self.exports, &export.metadata.name, version, limit.min(LOOK)).await;
+            let changed =
+                self.cluster.changed(&self.exports, &export.metadata.name, version, limit.min(LOOK));
+            self.pause_until(changed).await;
         }
     }
 
@@ -394,6 +427,7 @@ impl Session {
             );
         }
         self.check_source().await?;
+        self.check_open()?;
         self.tell(Told::Warning(format!("{}; making another one of the same source", gone())));
         self.make(state).await
     }

@@ -22,6 +22,7 @@ impl Session {
     /// Makes the next export of this run.
     pub(super) async fn make(&self, state: &mut State) -> Result<()> {
         while state.serial < MOST_EXPORTS {
+            self.check_open()?;
             state.serial += 1;
             let after = self.options.named_after.as_deref().unwrap_or_else(|| self.source.name());
             let name = names::numbered(&names::object_name(after, &self.options.run), state.serial);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use rustix::process::{Pid, Signal, kill_process};
 use vmferry_formats::testkit::Rng;
-use vmferry_sim::{Config, Disk, Vm};
+use vmferry_sim::{Config, Disk, Fault, FaultKind, Vm};
 
 use super::cluster::{Cluster, MIB, assert_disk, end, web};
 use crate::support::{listing, run, scratch, wait_for};
@@ -242,6 +242,34 @@ fn signals_suspend_and_say_how_to_go_on() {
         assert!(stopped.stderr.contains("vmferry gc"), "{}", stopped.stderr);
         cluster.run(place.path(), &args).expect(0);
         assert_disk(&place.path().join("root.qcow2"), &root);
+        cluster.assert_clean();
+    }
+}
+
+/// The compressed stream is still being read when the run ends: it must not take the export that is
+/// removed for one that was lost, and make another.
+#[test]
+fn what_a_failed_pipe_had_made_stays_removed() {
+    let cluster = Cluster::start(Config::default());
+    cluster.sim.add_vm(Vm::new("demo", "web").disk("root", Disk::pattern(512 << 20, 3)));
+    let place = scratch();
+    let args = ["--pvc", "web-root", "-n", "demo", "-O", "raw", "--output", "-", "--transfer", "gzip"];
+    // The run is still cleaning up when the stream breaks.
+    let pause = std::time::Duration::from_secs(1);
+    cluster.sim.fault(Fault::new(FaultKind::Delay { pause }).api_path("/secrets/").times(0));
+    for sent in [None, Some(Signal::INT), Some(Signal::TERM)] {
+        let mut child = cluster.spawn(place.path(), &args);
+        let mut stdout = child.stdout.take().unwrap();
+        std::io::Read::read_exact(&mut stdout, &mut [0; 100]).unwrap();
+        // A signal meets a run that waits for the pipe.
+        let held = sent.map(|sent| {
+            signal(&child, sent);
+            stdout
+        });
+        let ended = end(child);
+        drop(held);
+        assert_ne!(ended.code, Some(0), "{sent:?} {}", ended.stderr);
+        assert!(!ended.stderr.contains("making another one"), "{sent:?} {}", ended.stderr);
         cluster.assert_clean();
     }
 }
