@@ -332,12 +332,17 @@ impl Cluster {
     /// Returns when the object has another version than `version`, or when `wait` is over. A watch that
     /// is not possible is a pause.
     pub(super) async fn changed(&self, resource: &Resource, name: &str, version: &str, wait: Duration) {
-        let watched = timeout(wait, self.watch(resource, name, version, wait)).await;
-        if let Ok(Err(error)) = watched {
-            tracing::debug!(%error, "cannot watch, polling instead");
-            sleep(wait.min(POLL)).await;
+        let start = Instant::now();
+        match timeout(wait, self.watch(resource, name, version, wait)).await {
+            Ok(Ok(true)) | Err(_) => return,
+            Ok(Ok(false)) => tracing::debug!(name, "the watch ended without an event"),
+            Ok(Err(error)) => tracing::debug!(%error, "cannot watch, polling instead"),
         }
+        // A watch that ends at once, whatever it says, is no reason to ask without a pause.
+        sleep(wait.min(POLL).saturating_sub(start.elapsed())).await;
     }
+
+    /// Whether there was a change before the watch ended.
 
     async fn watch(
         &self,
@@ -345,7 +350,7 @@ impl Cluster {
         name: &str,
         version: &str,
         wait: Duration,
-    ) -> Result<(), kube::Error> {
+    ) -> Result<bool, kube::Error> {
         let path = format!(
             "{}?watch=true&allowWatchBookmarks=false&fieldSelector={}&resourceVersion={}&timeoutSeconds={}",
             resource.path(Some(&self.namespace)),
@@ -366,15 +371,15 @@ impl Cluster {
                     let seen =
                         decode::<Object>(object).map_err(kube::Error::SerdeError)?.metadata.resource_version;
                     if seen != version {
-                        return Ok(());
+                        return Ok(true);
                     }
                 }
-                Deleted(_) => return Ok(()),
+                Deleted(_) => return Ok(true),
                 Bookmark(_) => {}
                 Error(status) => return Err(kube::Error::Api(status)),
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     pub(super) fn call<'a>(&'a self, verb: &'static str, resource: &'a Resource, what: &'a str) -> Call<'a> {
