@@ -134,7 +134,7 @@ async fn head(client: &Client) -> Result<(u64, Validators), Trouble> {
 }
 
 /// The response of the compressed link, its body to come.
-pub(super) async fn get_gzip(connection: &Connection) -> Result<(Arc<Client>, Response)> {
+async fn get_gzip(connection: &Connection) -> Result<(Arc<Client>, Response)> {
     let mut client = connection.client();
     let mut retry = Retry::new(&client, 1);
     loop {

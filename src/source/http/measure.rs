@@ -16,9 +16,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
 use vmferry_formats::{chunk::CHUNK_LEN, deflate::gzip::GzipDecoder, zero::is_zero};
 
-use super::{HttpStore, client::Trouble, connection::Connection, export::get_gzip};
+use super::{HttpStore, client::Trouble, connection::Connection};
 use crate::{
-    error::Result,
+    error::{Error, ErrorKind, Result},
     source::{
         ByteStore as _,
         num::{to_u64, to_usize},
@@ -141,7 +141,19 @@ async fn raw_speed(store: &Arc<HttpStore>) -> Result<f64> {
 async fn gzip_speed(connection: &Connection) -> Result<(f64, f64)> {
     let start = Instant::now();
     let until = start + TRY_FOR;
-    let (client, mut response) = get_gzip(connection).await?;
+    // Once: what is in trouble while it is tried is not worth waiting for, as the other link works.
+    let client = connection.client();
+    let answer = timeout_at(until, client.get(None)).await;
+    let mut response = match answer {
+        Ok(Ok(response)) => response,
+        Ok(Err(
+            Trouble::Fatal(error)
+            | Trouble::Stale(error)
+            | Trouble::Wrong(error)
+            | Trouble::Transient { error, .. },
+        )) => return Err(error),
+        Err(_) => return Err(Error::new(ErrorKind::TimedOut, format!("{} does not answer", client.name()))),
+    };
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<bytes::Bytes>(4);
     // Inflating blocks; it is part of what is measured.
     let inflating = tokio::task::spawn_blocking(move || {

@@ -28,6 +28,21 @@ fn what_does_not_compress_comes_raw() {
     export(&cluster, &disk(1), Link::Raw);
 }
 
+/// Trying the compressed link is for its speed: it may cost a moment, never the patience of a transfer.
+#[test]
+fn a_compressed_link_in_trouble_is_not_waited_for() {
+    for kind in [FaultKind::Status { code: 503 }, FaultKind::Delay { pause: Duration::from_secs(120) }] {
+        let cluster = cluster(40 << 20);
+        cluster.sim.fault(Fault::new(kind).link(Link::Gzip).times(0));
+        let start = std::time::Instant::now();
+        export(&cluster, &disk(20), Link::Raw);
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(45), "{took:?}");
+        let asked = cluster.sim.requests().iter().filter(|asked| asked.path.ends_with("disk.img.gz")).count();
+        assert_eq!(asked, 1, "the compressed link was tried, once");
+    }
+}
+
 /// A cluster behind a link of this rate.
 fn cluster(bytes_per_second: u64) -> Cluster {
     let cluster = Cluster::start(Config::default());
