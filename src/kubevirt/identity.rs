@@ -1,6 +1,6 @@
 //! What shows that a source is still the same.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,16 +24,20 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// Looks at the source.
+    /// Looks at the source; at a VM that has just stopped once its status is at rest, for `wait` at most.
     ///
     /// # Errors
     /// It does not exist, or cannot be asked for.
-    pub(super) async fn look(cluster: &Cluster, source: &ExportSource, snapshots: &str) -> Result<Self> {
+    pub(super) async fn look(
+        cluster: &Cluster,
+        source: &ExportSource,
+        snapshots: &str,
+        wait: Duration,
+    ) -> Result<Self> {
         let (kind, name) = (source.kind(), source.name().to_owned());
         let (uid, generation, stopped_since) = match source {
             ExportSource::VirtualMachine(name) => {
-                let vm = cluster.vm(name).await?;
-                let since = vm.stopped_since();
+                let (vm, since) = cluster.settled(name, wait).await?;
                 (vm.metadata.uid, vm.metadata.generation, since)
             }
             ExportSource::Snapshot(name) => {
@@ -71,13 +75,15 @@ impl Origin {
                 format!("stop it and give the command again with --restart, or export a snapshot: vmferry export {name} --source snapshot --restart"),
             ));
         }
-        let now = Self::look(cluster, source, snapshots).await?;
+        let now = Self::look(cluster, source, snapshots, Duration::ZERO).await?;
+        // If it was not known at first, only an instance or a change of the specification tells.
+        let is_restarted = self.stopped_since.is_some() && now.stopped_since != self.stopped_since;
         let how = match () {
             () if now.uid != self.uid => "was deleted and made anew",
             () if now.generation != self.generation => {
                 "was changed while it was exported (starting it does that too)"
             }
-            () if now.stopped_since != self.stopped_since => "was started in between",
+            () if is_restarted => "was started in between",
             () => return Ok(()),
         };
         Err(changed(how.to_owned()).with_hint("start again with what is there now: --restart"))

@@ -262,7 +262,7 @@ impl Session {
             ExportSource::Snapshot(_) => cluster.snapshot_resource().await?.version,
             _ => String::new(),
         };
-        let origin = Origin::look(cluster, &source, &snapshots).await?;
+        let origin = Origin::look(cluster, &source, &snapshots, options.wait).await?;
         let state = State {
             token: None,
             way: None,

@@ -43,6 +43,12 @@ struct InstanceStatus {
     conditions: Vec<Condition>,
 }
 
+impl Instance {
+    fn has_ended(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+}
+
 impl VirtualMachine {
     /// From the whole object.
     ///
@@ -69,11 +75,27 @@ impl VirtualMachine {
         }
     }
 
-    /// Since when it has not been running, as its Ready condition says: KubeVirt changes that time only
-    /// with the condition.
+    /// Since when there has been no instance of it, as its Ready condition says: KubeVirt changes that
+    /// time only with the condition's status or reason.
+    ///
+    /// A VM that stops is not Ready for another reason first, with a time that does not last.
     pub(super) fn stopped_since(&self) -> Option<String> {
-        let is_down = |condition: &&Condition| condition.kind == "Ready" && condition.status == "False";
+        let is_down = |condition: &&Condition| {
+            condition.kind == "Ready" && condition.status == "False" && condition.reason == NO_INSTANCE
+        };
         self.status.conditions.iter().find(is_down)?.last_transition_time.clone()
+    }
+
+    /// Whether KubeVirt has not said anything yet about whether it runs.
+    fn is_unjudged(&self) -> bool {
+        !self.status.conditions.iter().any(|condition| condition.kind == "Ready")
+    }
+
+    /// Whether an instance that has ended may stay for as long as the VM is not started again.
+    fn keeps_instances(&self) -> bool {
+        let strategy = self.strategy();
+        let strategy = strategy.get("runStrategy").and_then(Value::as_str);
+        matches!(strategy, Some("Manual" | "Once" | "RerunOnFailure"))
     }
 
     /// The description without what the cluster keeps for itself.
@@ -120,15 +142,49 @@ impl Cluster {
         let instance: Option<Instance> = self.find(&Resource::vmis(), name).await?;
         Ok(match instance {
             None => Power::Stopped,
-            Some(instance) if matches!(instance.status.phase.as_str(), "Succeeded" | "Failed") => {
-                Power::Stopped
-            }
+            Some(instance) if instance.has_ended() => Power::Stopped,
             Some(instance) => {
                 tracing::debug!(vmi = %instance.metadata.name, phase = %instance.status.phase, "the VM runs");
                 let connected = |c: &Condition| c.kind == "AgentConnected" && c.status == "True";
                 Power::Running { agent: instance.status.conditions.iter().any(connected) }
             }
         })
+    }
+
+    /// The VM, and since when it has been stopped, once its status has come to rest: that can take
+    /// longer than its instance takes to end. Waits no longer than `wait`, and less where no more is to
+    /// be expected: a cluster that never says since when is not a reason to fail.
+    ///
+    /// For a VM whose instance stays when it has ended, that instance stands for the time.
+    pub(super) async fn settled(
+        &self,
+        name: &str,
+        wait: Duration,
+    ) -> Result<(VirtualMachine, Option<String>)> {
+        let start = Instant::now();
+        loop {
+            let vm = self.vm(name).await?;
+            if let Some(since) = vm.stopped_since() {
+                return Ok((vm, Some(since)));
+            }
+            let instance: Option<Instance> = self.find(&Resource::vmis(), name).await?;
+            let limit = match &instance {
+                Some(instance) if vm.keeps_instances() && instance.has_ended() => {
+                    let since = format!("the end of instance {}", instance.metadata.uid);
+                    return Ok((vm, Some(since)));
+                }
+                // It runs; what is asked for does not depend on a time.
+                Some(instance) if !instance.has_ended() => return Ok((vm, None)),
+                Some(_) => wait,
+                None if vm.is_unjudged() => wait.min(UNJUDGED),
+                None => wait.min(SETTLE),
+            };
+            if start.elapsed() >= limit {
+                tracing::debug!(vm = name, "the cluster does not say since when the VM has been stopped");
+                return Ok((vm, None));
+            }
+            sleep(STOP_POLL).await;
+        }
     }
 
     /// Stops a VM by its run strategy and waits until it has stopped. [`VirtualMachine::strategy`] is what
@@ -154,6 +210,8 @@ impl Cluster {
             }
             sleep(STOP_POLL).await;
         }
+        // What is compared later is what is there when this is over.
+        self.settled(name, wait.saturating_sub(start.elapsed())).await?;
         Ok(())
     }
 
@@ -218,3 +276,56 @@ impl Cluster {
 
 /// Guests take seconds to minutes to stop.
 const STOP_POLL: Duration = Duration::from_millis(500);
+
+/// Reason of the Ready condition of a VM without an instance.
+const NO_INSTANCE: &str = "VMINotExists";
+
+/// How long a VM without a Ready condition is given to get one.
+const UNJUDGED: Duration = Duration::from_secs(5);
+
+/// How long the status of a VM may lag behind its instance.
+const SETTLE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vm(conditions: Value, strategy: &str) -> VirtualMachine {
+        VirtualMachine::new(json!({
+            "metadata": {"name": "db"},
+            "spec": {"runStrategy": strategy},
+            "status": {"conditions": conditions},
+        }))
+        .unwrap()
+    }
+
+    fn ready(status: &str, reason: &str) -> Value {
+        json!([{"type": "Ready", "status": status, "reason": reason, "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+    }
+
+    #[test]
+    fn only_the_time_of_a_vm_without_an_instance_lasts() {
+        let since = |conditions: Value| vm(conditions, "Halted").stopped_since();
+        assert_eq!(since(ready("False", "VMINotExists")).as_deref(), Some("2026-01-01T00:00:00Z"));
+        for passing in [
+            ready("False", "PodTerminating"),
+            ready("False", "GuestNotRunning"),
+            ready("False", ""),
+            ready("True", ""),
+            json!([]),
+        ] {
+            assert_eq!(since(passing.clone()), None, "{passing}");
+        }
+        assert!(vm(json!([]), "Halted").is_unjudged());
+        assert!(!vm(ready("True", ""), "Halted").is_unjudged());
+    }
+
+    #[test]
+    fn instances_stay_where_nothing_starts_or_halts_the_vm() {
+        for (strategy, stays) in
+            [("Manual", true), ("RerunOnFailure", true), ("Halted", false), ("Always", false)]
+        {
+            assert_eq!(vm(json!([]), strategy).keeps_instances(), stays, "{strategy}");
+        }
+    }
+}

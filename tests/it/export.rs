@@ -13,7 +13,7 @@ mod resumed;
 mod secrets;
 mod transfer;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use vmferry_sim::{Config, Disk, Fault, FaultKind, PvcKind, Vm};
 
@@ -179,6 +179,26 @@ fn a_vm_is_stopped_only_if_told_and_put_back_as_it_was() {
     assert_ne!(failed.code, Some(0));
     assert!(failed.stderr.contains("put back as it was"), "{}", failed.stderr);
     assert_eq!(strategy(), before);
+}
+
+/// The status of a VM that stops goes through a reason of its own first, with a time that does not last.
+#[test]
+fn a_vm_that_has_just_stopped_is_not_taken_for_one_that_was_started() {
+    let cluster = Cluster::start(Config::default());
+    let disk = cluster.disk(1, 21 * MIB);
+    let slow = ["--transfer", "raw", "--rate", "4MiB"];
+    for (name, stop) in [("told", &["--stop"][..]), ("before", &[])] {
+        let vm = Vm::new("demo", name).disk("root", Disk::bytes(disk.clone())).running(true);
+        cluster.sim.add_vm(vm.lingering(Duration::from_secs(3)));
+        if stop.is_empty() {
+            cluster.sim.stop_vm("demo", name);
+        }
+        let place = scratch();
+        let target = format!("demo/{name}");
+        cluster.run(place.path(), &[&[&target, "--output", "root.raw"], &slow[..], stop].concat()).expect(0);
+        assert_disk(&place.path().join("root.raw"), &disk);
+        cluster.assert_clean();
+    }
 }
 
 #[test]

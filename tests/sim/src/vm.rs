@@ -1,5 +1,7 @@
 //! VMs to put into the cluster.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -27,6 +29,7 @@ pub struct Vm {
     is_deaf: bool,
     needs_recovery: bool,
     trouble: Option<Trouble>,
+    lingers: Duration,
     has_templates: bool,
     labels: Value,
     spec: Value,
@@ -79,6 +82,7 @@ impl Vm {
             is_deaf: false,
             needs_recovery: false,
             trouble: None,
+            lingers: Duration::ZERO,
             has_templates: true,
             labels: json!({"app": name}),
             spec,
@@ -200,6 +204,14 @@ impl Vm {
         self
     }
 
+    /// How long the instance of a VM that is stopped stays when it has ended. Meanwhile the VM is not
+    /// Ready for another reason than later, when there is none.
+    #[must_use]
+    pub fn lingering(mut self, lingers: Duration) -> Self {
+        self.lingers = lingers;
+        self
+    }
+
     /// Volumes name their claims; there are no data volumes.
     #[must_use]
     pub fn claims(mut self) -> Self {
@@ -313,6 +325,7 @@ impl Vm {
         if !strategy.is_null() {
             memo.is_wanted = Some(self.is_running);
         }
+        memo.lingers = self.lingers;
         // What runs, runs from the beginning.
         control::settle(world, state, &self.namespace, &self.name);
         for (claim, disk, ..) in claims {

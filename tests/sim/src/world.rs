@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustls::ServerConfig;
@@ -150,6 +150,10 @@ pub(crate) struct VmMemo {
     pub(crate) is_wanted: Option<bool>,
     /// Whether the guest agent answers.
     pub(crate) has_agent: bool,
+    /// How long an instance that has ended stays.
+    pub(crate) lingers: Duration,
+    /// When the instance ended.
+    pub(crate) ended: Option<Instant>,
     /// Whether its instance can be migrated.
     pub(crate) is_migratable: bool,
     /// The guest does not end when it is asked to, only when its grace period is over.

@@ -115,6 +115,12 @@ fn reconcile(world: &World, state: &mut State, key: &Key, vm: &Value) {
             start(world, state, key, vm);
         }
         None => {}
+        // A guest that was stopped is still there for a while, ended.
+        Some(instance) if !is_wanted && linger(state, key, instance) => {
+            state.store.update(&instance_key, end);
+            let pod = Key::new("/pods", &key.namespace, &launcher(&key.name));
+            state.store.update(&pod, |pod| pod["status"]["phase"] = "Succeeded".into());
+        }
         // An instance that has ended stays to be looked at, or makes room for the next.
         Some(instance) if is_over(instance) && !is_wanted && !is_leaving && run_strategy(vm) != "Halted" => {}
         Some(instance) if is_over(instance) => remove_instance(state, &instance_key),
@@ -136,6 +142,34 @@ fn reconcile(world: &World, state: &mut State, key: &Key, vm: &Value) {
             vm["status"]["snapshotInProgress"] = keep;
         }
     });
+}
+
+/// Whether an instance that is to go is still there, ended, for a while. One that never ran is not.
+fn linger(state: &mut State, key: &Key, instance: &Value) -> bool {
+    let memo = state.vms.entry((key.namespace.clone(), key.name.clone())).or_default();
+    let stays = match memo.ended {
+        _ if memo.lingers.is_zero() => false,
+        None => instance["status"]["phase"] == "Running",
+        Some(ended) => ended.elapsed() < memo.lingers,
+    };
+    memo.ended = stays.then(|| memo.ended.unwrap_or_else(Instant::now));
+    stays
+}
+
+/// An instance whose guest has shut down.
+fn end(instance: &mut Value) {
+    if instance["status"]["phase"] == "Succeeded" {
+        return;
+    }
+    let now = clock::rfc3339(clock::now());
+    instance["status"]["phase"] = "Succeeded".into();
+    instance["status"]["conditions"] = json!([{
+        "type": "Ready", "status": "False", "reason": "PodTerminating",
+        "message": "virt-launcher pod is terminating", "lastProbeTime": now, "lastTransitionTime": now,
+    }]);
+    if let Some(phases) = instance["status"]["phaseTransitionTimestamps"].as_array_mut() {
+        phases.push(json!({"phase": "Succeeded", "phaseTransitionTimestamp": now}));
+    }
 }
 
 fn launcher(vm: &str) -> String {
@@ -421,9 +455,11 @@ fn status(state: &State, key: &Key, vm: &Value, instance: Option<&Value>) -> Val
     };
     let phase = instance.map(|instance| instance["status"]["phase"].as_str().unwrap_or_default());
     let is_stopping = instance.is_some_and(|instance| !instance["metadata"]["deletionTimestamp"].is_null());
+    let is_lingering = memo.is_some_and(|memo| memo.ended.is_some());
     let trouble = memo.and_then(|memo| memo.trouble.as_ref());
     let printable = match phase {
         _ if !vm["metadata"]["deletionTimestamp"].is_null() => "Terminating",
+        Some("Succeeded") if is_lingering => "Stopping",
         None | Some("Succeeded" | "Failed") => "Stopped",
         Some(_) if is_stopping => "Stopping",
         Some("Running") if instance_is("Paused").is_some() => "Paused",
@@ -435,6 +471,7 @@ fn status(state: &State, key: &Key, vm: &Value, instance: Option<&Value>) -> Val
     let (is_ready, reason, message) = match phase {
         None => ("False", "VMINotExists", "VMI does not exist"),
         Some("Running") => ("True", "", ""),
+        Some("Succeeded") if is_lingering => ("False", "PodTerminating", "virt-launcher pod is terminating"),
         Some(_) => ("False", "GuestNotRunning", "Guest VM is not reported as running"),
     };
     let before = &old["conditions"][0];
