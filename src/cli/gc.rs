@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use vmferry::kubevirt::{Leftover, leftovers};
+use vmferry::{
+    Error, ErrorKind,
+    kubevirt::{Leftover, leftovers},
+};
 
 use super::{
     Failure,
@@ -15,10 +18,16 @@ use super::{
 };
 
 const AFTER_HELP: &str = "\
-Objects of runs that are going on are listed too: name an age that no run of yours reaches.
+Objects of runs that are going on are listed too, other people's as well. With --yes alone, what is
+younger than an hour stays: --run removes what one run has made (a failed export tells its id),
+--older-than what is at least so old, --all everything.
+
+It needs the rights to list and delete virtualmachineexports, virtualmachinesnapshots and secrets.
+Secrets go with their exports: without the rights to them they are left to the cluster.
 
 Examples:
   vmferry gc -A
+  vmferry gc -n demo --run 0123456789 --yes
   vmferry gc -n demo --older-than 24h --yes";
 
 /// List, and with --yes remove, what exports have left in the cluster
@@ -33,36 +42,111 @@ pub(crate) struct GcArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     older_than: Option<Duration>,
 
-    /// Remove what is listed
+    /// Only what the run with this id has made
+    #[arg(long, value_name = "ID")]
+    run: Option<String>,
+
+    /// Remove what is listed; without --run, --older-than and --all only what is older than an hour
     #[arg(long)]
     yes: bool,
+
+    /// With --yes: whatever its age
+    #[arg(long, requires = "yes", conflicts_with_all = ["older_than", "run"])]
+    all: bool,
 
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
+impl GcArgs {
+    /// The age from which on an object that is listed is removed.
+    fn removed_from(&self) -> Duration {
+        if self.all || self.run.is_some() { Duration::ZERO } else { self.older_than.unwrap_or(UNTOUCHED) }
+    }
+}
+
 pub(super) async fn run(args: &GcArgs, output: &Output) -> Result<(), Failure> {
     let cluster = args.cluster.connect(None, None).await?;
-    let (everywhere, older_than, yes) = (args.all_namespaces, args.older_than.unwrap_or_default(), args.yes);
+    let (everywhere, older_than, run) =
+        (args.all_namespaces, args.older_than.unwrap_or_default(), args.run.clone());
+    let look = {
+        let cluster = cluster.clone();
+        async move { leftovers(&cluster, everywhere, older_than, run.as_deref()).await }
+    };
+    let found = signals::supervise(look, Stop::AtOnce, output).await?;
+    for (kind, error) in &found.unlisted {
+        output.note(&format!("what there is of kind {} cannot be listed: {error}", kind.name()));
+    }
+    let (objects, from, yes) = (found.objects, args.removed_from(), args.yes);
+    let told = output.clone();
     let work = async move {
-        let found = leftovers(&cluster, everywhere, older_than).await?;
-        if yes {
-            for leftover in &found {
-                leftover.remove(&cluster).await?;
+        let mut rows = told.rows();
+        let (mut ends, mut removed): (Ends, Vec<&Leftover>) = (Ends::default(), Vec::new());
+        for leftover in &objects {
+            let is_old = from.is_zero() || leftover.age.is_some_and(|age| age >= from);
+            let end = match yes && ends.unreachable.is_none() {
+                false => End::Listed,
+                true if !is_old => End::Kept,
+                true => match leftover.remove(&cluster).await {
+                    Ok(_) => End::Removed,
+                    // The cluster does it.
+                    Err(_) if removed.iter().any(|owner| leftover.goes_with(owner)) => End::Removed,
+                    Err(error) => End::Failed(error),
+                },
+            };
+            rows.push(&Object::new(leftover, &end))?;
+            match end {
+                End::Removed => removed.push(leftover),
+                End::Listed => ends.listed += 1,
+                End::Kept => ends.kept += 1,
+                End::Failed(error) => {
+                    ends.failed += 1;
+                    if error.kind() == ErrorKind::Network {
+                        ends.unreachable = Some(error);
+                    }
+                }
             }
         }
-        Ok(found)
+        rows.finish::<Object<'_>>()?;
+        Ok(ends)
     };
-    let found = signals::supervise(work, Stop::AtOnce, output).await?;
-    let mut rows = output.rows();
-    for leftover in &found {
-        rows.push(&Object::new(leftover, yes))?;
+    let ends = signals::supervise(work, Stop::AtOnce, output).await?;
+    if let Some(error) = ends.unreachable {
+        return Err(error.into());
     }
-    rows.finish::<Object<'_>>()?;
-    if !yes && !found.is_empty() {
+    if ends.listed > 0 {
         output.note("nothing was removed; --yes removes what is listed");
     }
+    if ends.kept > 0 {
+        output.note("what is younger than an hour was kept: say --run, --older-than or --all");
+    }
+    if ends.failed > 0 {
+        let failed = format!("{} of what is listed could not be removed", ends.failed);
+        return Err(Error::new(ErrorKind::Cluster, failed)
+            .with_hint("the rows say why; it needs the right to delete what is listed")
+            .into());
+    }
     Ok(())
+}
+
+/// How many objects ended how.
+#[derive(Default)]
+struct Ends {
+    listed: usize,
+    kept: usize,
+    failed: usize,
+    /// The cluster does not answer any more: the rest was not tried.
+    unreachable: Option<Error>,
+}
+
+/// What became of an object.
+enum End {
+    /// Nothing was to be done.
+    Listed,
+    /// It is too young.
+    Kept,
+    Removed,
+    Failed(Error),
 }
 
 /// A row: an object.
@@ -74,17 +158,23 @@ struct Object<'a> {
     run: Option<&'a str>,
     age_seconds: Option<u64>,
     removed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 impl<'a> Object<'a> {
-    fn new(leftover: &'a Leftover, removed: bool) -> Self {
+    fn new(leftover: &'a Leftover, end: &End) -> Self {
         Self {
             kind: leftover.kind.name(),
             namespace: &leftover.namespace,
             name: &leftover.name,
             run: leftover.run.as_deref(),
             age_seconds: leftover.age.map(|age| age.as_secs()),
-            removed,
+            removed: matches!(end, End::Removed),
+            error: match end {
+                End::Failed(error) => Some(error.to_string()),
+                _ => None,
+            },
         }
     }
 }
@@ -99,11 +189,20 @@ impl Row for Object<'_> {
         let age =
             self.age_seconds.map_or_else(String::new, |age| Elapsed(Duration::from_secs(age)).to_string());
         let removed = if self.removed { "yes" } else { "no" };
-        let run = if wide { format!("      {}", self.run.unwrap_or_default()) } else { String::new() };
-        format!("{:<24} {:<20} {:<48} {age:>7}  {removed}{run}", self.kind, self.namespace, self.name)
+        let run = if wide { format!("  {}", self.run.unwrap_or_default()) } else { String::new() };
+        let error = self.error.as_ref().map_or_else(String::new, |error| format!("  failed: {error}"));
+        format!(
+            "{:<24} {:<20} {:<48} {age:>7}  {removed:<7}{run}{error}",
+            self.kind, self.namespace, self.name
+        )
+        .trim_end()
+        .to_owned()
     }
 
     fn name(&self) -> String {
         format!("{}/{}", self.kind, self.name)
     }
 }
+
+/// With --yes alone, what is younger may be of a run that is going on.
+const UNTOUCHED: Duration = Duration::from_secs(3600);

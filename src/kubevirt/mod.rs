@@ -47,7 +47,7 @@ pub use self::{
     client::{Cluster, ClusterOptions},
     clones::Cloned,
     doctor::{Check, Examination, ProbeOptions, Verdict, examine, probe},
-    leftovers::{Leftover, LeftoverKind, leftovers},
+    leftovers::{Leftover, LeftoverKind, Leftovers, leftovers},
     links::VolumeLinks,
     names::{file_name, run_id},
     plan::{LeftOut, PlannedVolume, VolumePlan},

@@ -75,7 +75,7 @@ fn one_run(seed: u64) -> bool {
     }
     cluster.sim.clear_faults();
     cluster.assert_gc_lists_all();
-    run(["gc", "--kubeconfig", cluster.kubeconfig.to_str().unwrap(), "-A", "--yes"]).expect(0);
+    run(["gc", "--kubeconfig", cluster.kubeconfig.to_str().unwrap(), "-A", "--yes", "--all"]).expect(0);
     cluster.assert_clean();
     is_good
 }
