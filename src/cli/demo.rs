@@ -14,7 +14,7 @@ use std::{
 use clap::{Args, ValueHint};
 use serde::Serialize;
 use vmferry::{
-    ConversionOptions, Error, Export, ExportOf, ExportOptions, ExportTarget,
+    ConversionOptions, Error, Export, ExportOf, ExportOptions, ExportTarget, ResumePolicy,
     formats::{
         chunk::{CHUNK_LEN, LEAF_LEN},
         digest::{Algorithm, ChunkHasher, Digest, TreeHasher},
@@ -57,11 +57,13 @@ pub(super) async fn run(args: &DemoArgs, output: &Output) -> Result<(), Failure>
     };
     let cluster = Cluster::connect(&options).await?;
     let directory = args.output.clone().unwrap_or_else(|| scratch.0.join("images"));
-    let conversion = ConversionOptions { verify: true, ..ConversionOptions::default() };
+    // What an earlier demonstration left is of a cluster that is gone.
+    let resume = ResumePolicy::Restart;
+    let conversion = ConversionOptions { verify: true, resume, ..ConversionOptions::default() };
     let builder =
         Export::builder(cluster, ExportOf::Vm(NAME.to_owned()), ExportTarget::Directory(directory.clone()))
             .options(ExportOptions { conversion, ..ExportOptions::default() });
-    let report = export::carry_out(builder, output).await?;
+    let report = export::carry_out(builder, output).await.map_err(cluster_is_gone)?;
 
     let mut volumes = Vec::new();
     for (name, disk) in disks {
@@ -91,6 +93,13 @@ pub(super) async fn run(args: &DemoArgs, output: &Output) -> Result<(), Failure>
         elapsed,
     };
     Ok(output.report(&report)?)
+}
+
+/// A failure of an export says how to go on with it, or how to clean up: here there is nothing to go on
+/// with, and nothing to clean up.
+fn cluster_is_gone(failure: Failure) -> Failure {
+    let hint = "the simulated cluster has ended with this command: give it again, it begins anew";
+    Failure { error: failure.error.with_hint(hint), ..failure }
 }
 
 async fn start(disks: &[(&str, Disk)]) -> Result<Simulator, Error> {

@@ -249,7 +249,16 @@ pub(super) async fn carry_out(builder: ExportBuilder, output: &Output) -> Result
     let told = tokio::time::timeout(DISPLAY_END, listener).await;
     let told = told.ok().and_then(Result::ok).unwrap_or_default();
 
-    let report = result?;
+    let report = result.map_err(|failure| match (failure.signal, failure.error.hint()) {
+        // It was left before it could say so itself.
+        (Some(_), None) => Failure {
+            error: failure
+                .error
+                .with_hint("what the run has made in the cluster may still be there: 'vmferry gc' lists it"),
+            ..failure
+        },
+        _ => failure,
+    })?;
     for warning in report.warnings.iter().filter(|warning| !told.contains(warning)) {
         output.warning(warning);
     }

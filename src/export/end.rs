@@ -90,8 +90,8 @@ impl Export {
         let Some(after) = run.named_after.clone().or_else(|| self.named_after()) else { return };
         if let Some(error) = self.remove_objects(run, &after).await {
             let warning = format!(
-                "what was made in the cluster could not be removed ({error}): vmferry gc -n {} lists it",
-                self.cluster.namespace()
+                "what was made in the cluster could not be removed ({error}): '{}' removes it",
+                self.give_up(&run.id)
             );
             run.warnings.push(warning);
         }
@@ -114,30 +114,22 @@ impl Export {
     }
 
     /// Keeps what a later run can go on with, says how, and removes the rest.
-    pub(super) async fn after_failure(&self, places: &Places, run: Run, error: Error) -> Error {
-        let namespace = self.cluster.namespace();
+    pub(super) async fn after_failure(&self, places: &Places, mut run: Run, error: Error) -> Error {
         if let Some(session) = &run.session {
             // Whatever still reads a volume is to end with the run, and to make nothing anew.
             let _ = tokio::time::timeout(CLEAN_UP, session.close()).await;
         }
         let made = run.named_after.clone().filter(|_| !matches!(self.of, ExportOf::Existing(_)));
         if run.begun || self.options.keep {
-            let Some(session) = run.session.as_ref().filter(|session| session.is_owned()) else {
-                return error;
-            };
-            let snapshot = if run.with_snapshot { " and its snapshot" } else { "" };
-            return error.with_further_hint(format!(
-                "the export {namespace}/{}{snapshot} is kept in the cluster for that; to give up instead: 'kubectl delete \
-                 virtualmachineexport {} -n {namespace}', or 'vmferry gc -n {namespace} --yes' for all that was left",
-                session.name(),
-                session.name()
-            ));
+            let kind = error.kind();
+            return error.with_further_hint(self.what_is_kept(&run, kind));
         }
         let left = match &made {
             Some(after) => self.remove_objects(&run, after).await,
             None => None,
         };
-        if let Some(state) = run.state
+        let state = run.state.take();
+        if let Some(state) = state
             && let Err(error) = state.remove()
         {
             tracing::debug!(%error, "the state of the run stays behind");
@@ -145,10 +137,45 @@ impl Export {
         places.remove_if_empty();
         match left {
             Some(cause) => error.with_further_hint(format!(
-                "what was made in the cluster could not be removed ({cause}): 'vmferry gc -n {namespace}' lists it"
+                "what was made in the cluster could not be removed ({cause}): '{}' removes it",
+                self.give_up(&run.id)
             )),
             None => error,
         }
+    }
+
+    /// What stays for another run, how that goes on, and what removes it instead.
+    fn what_is_kept(&self, run: &Run, failure: ErrorKind) -> String {
+        if matches!(self.of, ExportOf::Existing(_)) {
+            return "the same command goes on where this one stopped".to_owned();
+        }
+        let (namespace, give_up) = (self.cluster.namespace(), self.give_up(&run.id));
+        let session = run.session.as_ref().filter(|session| session.is_owned());
+        let (what, instead) = match session {
+            Some(session) => {
+                let name = session.name();
+                let snapshot = if run.with_snapshot { " with its snapshot" } else { "" };
+                (
+                    format!("the export {namespace}/{name}{snapshot}"),
+                    format!("'{give_up}', or 'kubectl delete virtualmachineexport {name} -n {namespace}'"),
+                )
+            }
+            None => ("what the run has made in the cluster".to_owned(), format!("'{give_up}'")),
+        };
+        if !run.begun {
+            return format!("{what} is left there, as it was asked for; it is removed by {instead}");
+        }
+        if failure == ErrorKind::SourceChanged {
+            return format!(
+                "{what} is still there: --restart removes it and begins anew; to give up instead: {instead}"
+            );
+        }
+        format!("the same command goes on with {what}, which is kept for that; to give up instead: {instead}")
+    }
+
+    /// The command that removes what a run has made in the cluster.
+    fn give_up(&self, run: &str) -> String {
+        format!("vmferry gc -n {} --run {run} --yes", self.cluster.namespace())
     }
 }
 

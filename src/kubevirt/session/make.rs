@@ -44,8 +44,9 @@ impl Session {
             }
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Cluster, "the exports of earlier runs cannot be taken up")
-            .with_hint("remove them: vmferry gc"))
+        Err(Error::new(ErrorKind::Cluster, "the exports of earlier runs cannot be taken up").with_hint(
+            format!("remove them: 'vmferry gc -n {} --run {} --yes'", self.namespace(), self.options.run),
+        ))
     }
 
     /// `None` if there is one of that name.

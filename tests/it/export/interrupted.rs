@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use rustix::process::{Pid, Signal, kill_process};
 use vmferry_formats::testkit::Rng;
-use vmferry_sim::{Config, Disk, Fault, FaultKind, Vm};
+use vmferry_sim::{Config, Disk, Fault, FaultKind, Rule, Vm};
 
 use super::cluster::{Cluster, MIB, assert_disk, end, web};
-use crate::support::{listing, run, scratch, wait_for};
+use crate::support::{Finished, listing, run, scratch, vmferry, wait_for};
 
 /// Slow, with many checkpoints.
 pub(super) const SLOWLY: [&str; 8] =
@@ -73,7 +73,7 @@ fn killed_runs_go_on_to_the_bytes_of_an_undisturbed_one() {
         }
         // A kill in the very last step leaves objects that gc finds.
         cluster.assert_gc_lists_all();
-        run(["gc", "--kubeconfig", cluster.kubeconfig.to_str().unwrap(), "-A", "--yes"]).expect(0);
+        run(["gc", "--kubeconfig", cluster.kubeconfig.to_str().unwrap(), "-A", "--yes", "--all"]).expect(0);
         assert!(fs::read(place.path().join(images[0])).unwrap() == expected_root, "{round} {transfer}");
         assert!(fs::read(place.path().join(images[1])).unwrap() == expected_data, "{round} {transfer}");
         let names = listing(&place.path().join("out/web"));
@@ -261,13 +261,14 @@ fn what_a_failed_pipe_had_made_stays_removed() {
         let mut child = cluster.spawn(place.path(), &args);
         let mut stdout = child.stdout.take().unwrap();
         std::io::Read::read_exact(&mut stdout, &mut [0; 100]).unwrap();
-        // A signal meets a run that waits for the pipe.
-        let held = sent.map(|sent| {
+        let reader = sent.map(|sent| {
             signal(&child, sent);
-            stdout
+            std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()))
         });
         let ended = end(child);
-        drop(held);
+        if let Some(reader) = reader {
+            reader.join().unwrap().unwrap();
+        }
         assert_ne!(ended.code, Some(0), "{sent:?} {}", ended.stderr);
         assert!(!ended.stderr.contains("making another one"), "{sent:?} {}", ended.stderr);
         cluster.assert_clean();
@@ -304,8 +305,84 @@ fn gc_lists_and_removes_what_a_crash_left() {
     );
     assert_eq!(gc(&[]), all);
     assert_eq!(gc(&["--older-than", "1h"]), BTreeMap::new());
+    // What may be of a run that is going on stays, unless it is named.
     assert_eq!(gc(&["--yes"]), all);
+    assert_eq!(gc(&["--yes", "--run", "another"]), BTreeMap::new());
+    assert_eq!(gc(&[]), all);
+    let export = cluster.sim.objects("virtualmachineexports", Some("demo"));
+    let id = export.iter().find_map(|export| {
+        let labels = export["metadata"]["labels"].as_object()?;
+        let run = labels.iter().find(|(key, _)| key.contains("run"))?;
+        run.1.as_str().map(str::to_owned)
+    });
+    assert_eq!(gc(&["--yes", "--run", &id.unwrap()]), all);
     assert_eq!(gc(&[]), BTreeMap::new());
     cluster.assert_clean();
     assert_eq!(cluster.export_name(), "theirs", "what is not ours stays");
+}
+
+/// One object that cannot be removed does not keep the others.
+#[test]
+fn gc_removes_what_it_may_and_says_what_it_may_not() {
+    let cluster = Cluster::start(Config::default());
+    let disk = cluster.disk(4, 21 * MIB);
+    cluster.sim.add_vm(Vm::new("demo", "live").disk("root", Disk::bytes(disk)).running(true).agent(true));
+    let place = scratch();
+    let args = ["demo/live", "--output", "out", "--transfer", "raw"];
+    let child = cluster.spawn(place.path(), &[&args[..], &SLOWLY].concat());
+    cluster.wait_sent(2 << 20);
+    signal(&child, Signal::KILL);
+    end(child);
+
+    // Exports, of which this user may delete none; snapshots; and nothing about secrets.
+    let limited = place.path().join("limited");
+    let rules = |may_delete: &[&str]| {
+        let exports = "export.kubevirt.io/virtualmachineexports";
+        let snapshots = "snapshot.kubevirt.io/virtualmachinesnapshots";
+        vec![Rule::new(&["list", "get"], &[exports, snapshots]), Rule::new(&["delete"], may_delete)]
+    };
+    let gc = || {
+        let kubeconfig = limited.to_str().unwrap();
+        run(["gc", "--kubeconfig", kubeconfig, "-n", "demo", "--yes", "--all", "-o", "json"])
+    };
+    let snapshots = "snapshot.kubevirt.io/virtualmachinesnapshots";
+    fs::write(&limited, cluster.sim.kubeconfig_with(rules(&[snapshots]))).unwrap();
+    let rows = gc().expect(7).json();
+    let end = |kind: &str| rows.as_array().unwrap().iter().find(|row| row["kind"] == kind).cloned();
+    let export = end("virtualmachineexport").unwrap();
+    assert_eq!(export["removed"], false);
+    assert!(export["error"].as_str().unwrap().contains("no right"), "{export}");
+    assert_eq!(end("virtualmachinesnapshot").unwrap()["removed"], true);
+    assert_eq!(end("secret"), None, "they cannot be listed");
+
+    let exports = "export.kubevirt.io/virtualmachineexports";
+    fs::write(&limited, cluster.sim.kubeconfig_with(rules(&[exports]))).unwrap();
+    let rows = gc().expect(0).json();
+    assert_eq!(rows[0]["removed"], true, "{rows}");
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_run_that_fails_says_how_to_go_on_and_how_to_give_up() {
+    let cluster = Cluster::start(Config::default());
+    web(&cluster);
+    let place = scratch();
+    let args = ["demo/web", "--output", "out", "--transfer", "raw"];
+    let args = [&args[..], &SLOWLY].concat();
+    let child = cluster.spawn(place.path(), &args);
+    wait_durable(&place.path().join("out/web/root.qcow2.partial.journal"), 4 << 20);
+    signal(&child, Signal::KILL);
+    end(child);
+    // Before it has an export to go on with.
+    let rules = vec![Rule::new(&["get"], &["kubevirt.io/*", "/persistentvolumeclaims"])];
+    let kubeconfig = place.path().join("limited");
+    fs::write(&kubeconfig, cluster.sim.kubeconfig_with(rules)).unwrap();
+    let mut command = vmferry(["export"]);
+    command.args(&args).arg("--kubeconfig").arg(&kubeconfig).current_dir(place.path());
+    let failed = Finished::from(command.output().unwrap()).expect(7);
+    assert!(failed.stderr.contains("the same command goes on with"), "{}", failed.stderr);
+    let id = failed.stderr.split("--run ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    let kubeconfig = cluster.kubeconfig.to_str().unwrap();
+    run(["gc", "--kubeconfig", kubeconfig, "-n", "demo", "--run", &id, "--yes"]).expect(0);
+    cluster.assert_clean();
 }
