@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use rustix::process::{Pid, Signal, kill_process};
 use vmferry_formats::testkit::Rng;
-use vmferry_sim::{Config, Disk, Fault, FaultKind, Rule, Vm};
+use vmferry_sim::{Config, Disk, Fault, FaultKind, Link, Rule, Vm};
 
 use super::cluster::{Cluster, MIB, assert_disk, end, web};
 use crate::support::{Finished, listing, run, scratch, vmferry, wait_for};
@@ -257,6 +257,9 @@ fn what_a_failed_pipe_had_made_stays_removed() {
     // The run is still cleaning up when the stream breaks.
     let pause = std::time::Duration::from_secs(1);
     cluster.sim.fault(Fault::new(FaultKind::Delay { pause }).api_path("/secrets/").times(0));
+    // And the stream is in the middle of a chunk then.
+    let slow = FaultKind::Slow { bytes_per_second: 1 << 20 };
+    cluster.sim.fault(Fault::new(slow).link(Link::Gzip).times(0));
     for sent in [None, Some(Signal::INT), Some(Signal::TERM)] {
         let mut child = cluster.spawn(place.path(), &args);
         let mut stdout = child.stdout.take().unwrap();
