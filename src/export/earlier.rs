@@ -318,7 +318,7 @@ impl Export {
         volumes: &[PlannedVolume],
     ) -> Result<Sighting> {
         let claims: Vec<&str> = volumes.iter().map(|volume| volume.claim.as_str()).collect();
-        let now = Sighting::look(&self.cluster, source, &claims).await?;
+        let now = Sighting::look(&self.cluster, source, &claims, self.options.wait).await?;
         match memory.and_then(Memory::begun_of) {
             Some(earlier) => now.after(earlier),
             None => Ok(now),

@@ -53,7 +53,7 @@ impl Export {
         let base = self.uncancelled(self.base_name()).await?;
         let places = Places::new(&self.target, &base);
         let worked = match self.open_state(&places, &mut run).await {
-            Ok(()) => self.work(&places, &mut run).await,
+            Ok(()) => Box::pin(self.work(&places, &mut run)).await,
             Err(error) => return Err(error),
         };
         let worked = self.put_back(&mut run, worked).await;
@@ -243,13 +243,14 @@ impl Export {
             }
         };
         run.session = Some(Arc::clone(&session));
-        let export = self.uncancelled(session.ready()).await?;
+        // Boxed: these futures are large, and callers keep them on small stacks.
+        let export = Box::pin(self.uncancelled(session.ready())).await?;
         // The session's own look is later than the run's; between the two a VM may have been started.
         self.uncancelled(self.sighted(run.memory(), source, &[])).await?;
         let links = export.status.links.internal.or(export.status.links.external).unwrap_or_default();
         prepared.volumes = std::mem::take(&mut prepared.volumes).joined(&links.volumes)?;
         let http = &self.options.conversion.source.http;
-        let choice = self.uncancelled(session.choose(self.options.reach, first, http)).await?;
+        let choice = Box::pin(self.uncancelled(session.choose(self.options.reach, first, http))).await?;
         run.way = Some(choice.way);
         Ok(session)
     }

@@ -343,7 +343,6 @@ impl Cluster {
     }
 
     /// Whether there was a change before the watch ended.
-
     async fn watch(
         &self,
         resource: &Resource,

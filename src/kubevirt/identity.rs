@@ -136,16 +136,22 @@ struct VolumeSighting {
 }
 
 impl Sighting {
-    /// Looks at the source and at these claims of it.
+    /// Looks at the source and at these claims of it; at a VM that has just stopped once its status is at
+    /// rest, for `wait` at most.
     ///
     /// # Errors
     /// It does not exist, or cannot be asked for.
-    pub(crate) async fn look(cluster: &Cluster, source: &ExportSource, claims: &[&str]) -> Result<Self> {
+    pub(crate) async fn look(
+        cluster: &Cluster,
+        source: &ExportSource,
+        claims: &[&str],
+        wait: Duration,
+    ) -> Result<Self> {
         let snapshots = match source {
             ExportSource::Snapshot(_) => cluster.snapshot_resource().await?.version,
             _ => String::new(),
         };
-        let origin = Origin::look(cluster, source, &snapshots).await?;
+        let origin = Origin::look(cluster, source, &snapshots, wait).await?;
         let mut volumes = BTreeMap::new();
         if !matches!(source, ExportSource::Snapshot(_)) {
             for claim in claims {

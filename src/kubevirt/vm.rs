@@ -290,7 +290,7 @@ const SETTLE: Duration = Duration::from_secs(60);
 mod tests {
     use super::*;
 
-    fn vm(conditions: Value, strategy: &str) -> VirtualMachine {
+    fn vm(conditions: &Value, strategy: &str) -> VirtualMachine {
         VirtualMachine::new(json!({
             "metadata": {"name": "db"},
             "spec": {"runStrategy": strategy},
@@ -305,8 +305,8 @@ mod tests {
 
     #[test]
     fn only_the_time_of_a_vm_without_an_instance_lasts() {
-        let since = |conditions: Value| vm(conditions, "Halted").stopped_since();
-        assert_eq!(since(ready("False", "VMINotExists")).as_deref(), Some("2026-01-01T00:00:00Z"));
+        let since = |conditions: &Value| vm(conditions, "Halted").stopped_since();
+        assert_eq!(since(&ready("False", "VMINotExists")).as_deref(), Some("2026-01-01T00:00:00Z"));
         for passing in [
             ready("False", "PodTerminating"),
             ready("False", "GuestNotRunning"),
@@ -314,10 +314,10 @@ mod tests {
             ready("True", ""),
             json!([]),
         ] {
-            assert_eq!(since(passing.clone()), None, "{passing}");
+            assert_eq!(since(&passing), None, "{passing}");
         }
-        assert!(vm(json!([]), "Halted").is_unjudged());
-        assert!(!vm(ready("True", ""), "Halted").is_unjudged());
+        assert!(vm(&json!([]), "Halted").is_unjudged());
+        assert!(!vm(&ready("True", ""), "Halted").is_unjudged());
     }
 
     #[test]
@@ -325,7 +325,7 @@ mod tests {
         for (strategy, stays) in
             [("Manual", true), ("RerunOnFailure", true), ("Halted", false), ("Always", false)]
         {
-            assert_eq!(vm(json!([]), strategy).keeps_instances(), stays, "{strategy}");
+            assert_eq!(vm(&json!([]), strategy).keeps_instances(), stays, "{strategy}");
         }
     }
 }
