@@ -362,6 +362,8 @@ fn gc_removes_what_it_may_and_says_what_it_may_not() {
     fs::write(&limited, cluster.sim.kubeconfig_with(rules(&[exports]))).unwrap();
     let rows = gc().expect(0).json();
     assert_eq!(rows[0]["removed"], true, "{rows}");
+    // The secret goes with its export, in the cluster's own time.
+    wait_for("the end of the secret", || cluster.tokens().is_empty());
     cluster.assert_clean();
 }
 
