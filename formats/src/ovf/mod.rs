@@ -38,7 +38,7 @@
 //!
 //! What is read is hostile until it is checked: the text, its depth, its elements, their values and
 //! each list are bounded, nothing is expanded, and no recursion follows the input. Names of files
-//! are reported as they are; [`File::safe_name`] says whether one is bare.
+//! are reported as they are; a file's `safe_name` says whether one is bare.
 
 mod document;
 mod model;
