@@ -317,14 +317,18 @@ impl Vms {
     fn told<T>(&self, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
-            // With an answer of the cluster behind it, it was reached.
-            Err(error) if error.kind() == ErrorKind::Network && error.hint().is_some() => Err(error),
+            Err(error) if error.kind() == ErrorKind::Network && !is_answered(&error) => Err(error),
             Err(error) => {
                 (self.teller)(Told::Warning(chain(&error)));
                 Ok(None)
             }
         }
     }
+}
+
+/// Whether the cluster was reached: what it said is behind the error then, not what the client met.
+fn is_answered(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| !source.is::<kube::Error>())
 }
 
 /// A quantity of CPUs in thousandths, rounded up: metrics come in billionths.
