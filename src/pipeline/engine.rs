@@ -15,7 +15,7 @@ use vmferry_formats::{FormatWriter, chunk::CHUNK_LEN};
 
 use super::{
     budget::{Budget, INPUT_COST},
-    buffer::{Buffer, BufferPool},
+    buffer::BufferPool,
     process::{Checker, Fetched, Processed, Recipe},
     progress::Progress,
 };
@@ -354,38 +354,47 @@ async fn fetch(
     fetches: Arc<Semaphore>,
 ) -> Result<Fetched> {
     let _turn = fetches.acquire().await.map_err(|_| interrupted())?;
-    let buffer = read_into(&stores, read.reads, buffers.get()).await?;
+    let (mut buffer, mut holes) = (buffers.get(), read.holes);
+    for run in by_store(&stores, read.reads)? {
+        let read = run.store.read_sparse(run.reads, buffer).await?;
+        buffer = read.buffer;
+        holes.extend(read.holes);
+    }
+    holes.sort_unstable_by_key(|hole| hole.start);
     let encoded = match read.encoded_len {
         0 => None,
-        len => Some(read_into(&stores, read.encoded_reads, encoded_buffers.get_at_least(len)).await?),
+        len => {
+            let mut buffer = encoded_buffers.get_at_least(len);
+            for run in by_store(&stores, read.encoded_reads)? {
+                buffer = run.store.read(run.reads, buffer).await?;
+            }
+            Some(buffer)
+        }
     };
     let len = usize::try_from(piece.len).map_err(|_| Error::failed("a chunk is larger than memory"))?;
-    Ok(Fetched {
-        guest_offset: piece.guest_offset,
-        len,
-        buffer,
-        holes: read.holes,
-        encoded,
-        decodes: read.decodes,
-    })
+    Ok(Fetched { guest_offset: piece.guest_offset, len, buffer, holes, encoded, decodes: read.decodes })
 }
 
-async fn read_into(
-    stores: &[Arc<dyn ByteStore>],
-    reads: Vec<(usize, ReadRange)>,
-    mut buffer: Buffer,
-) -> Result<Buffer> {
-    let mut reads = reads.into_iter().peekable();
-    while let Some((index, first)) = reads.next() {
-        let mut batch = vec![first];
-        while let Some((_, read)) = reads.next_if(|(next, _)| *next == index) {
-            batch.push(read);
+/// Reads of one store that follow each other.
+struct Run {
+    store: Arc<dyn ByteStore>,
+    index: usize,
+    reads: Vec<ReadRange>,
+}
+
+fn by_store(stores: &[Arc<dyn ByteStore>], reads: Vec<(usize, ReadRange)>) -> Result<Vec<Run>> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (index, read) in reads {
+        match runs.last_mut() {
+            Some(run) if run.index == index => run.reads.push(read),
+            _ => {
+                let store = stores.get(index);
+                let store = store.ok_or_else(|| Error::failed("a piece names a file that is not there"))?;
+                runs.push(Run { store: Arc::clone(store), index, reads: vec![read] });
+            }
         }
-        let store =
-            stores.get(index).ok_or_else(|| Error::failed("a piece names a file that is not there"))?;
-        buffer = Arc::clone(store).read(batch, buffer).await?;
     }
-    Ok(buffer)
+    Ok(runs)
 }
 
 /// Runs the CPU's part on the pool.

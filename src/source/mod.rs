@@ -51,6 +51,15 @@ pub struct ReadRange {
     pub len: usize,
 }
 
+/// What [`ByteStore::read_sparse`] gives back.
+#[derive(Debug)]
+pub struct SparseRead {
+    /// The buffer; unspecified in the holes.
+    pub buffer: Buffer,
+    /// Ranges of it that are zeros, in order and apart from one another.
+    pub holes: Vec<Range<usize>>,
+}
+
 /// A run of a store's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreExtent {
@@ -89,6 +98,17 @@ pub trait ByteStore: Send + Sync + 'static {
     /// Executes `reads` (inside the store and inside `buffer`) and gives the buffer back. Fails if
     /// even one byte is missing. Retries are the store's own matter.
     fn read(self: Arc<Self>, reads: Vec<ReadRange>, buffer: Buffer) -> BoxFuture<'static, Result<Buffer>>;
+
+    /// As [`read`](Self::read), but ranges of the buffer that are zero in the store may be left alone:
+    /// they are told instead, in order. For stores that find zeros on the way cheaper than others can
+    /// look for them afterwards.
+    fn read_sparse(
+        self: Arc<Self>,
+        reads: Vec<ReadRange>,
+        buffer: Buffer,
+    ) -> BoxFuture<'static, Result<SparseRead>> {
+        Box::pin(async move { Ok(SparseRead { buffer: self.read(reads, buffer).await?, holes: Vec::new() }) })
+    }
 
     /// Most reads that are worth having in flight at once.
     fn concurrency(&self) -> usize;

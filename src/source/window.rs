@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BoxFuture, ByteStore, ReadRange, SourceIdentity, StoreExtent};
+use super::{BoxFuture, ByteStore, ReadRange, SourceIdentity, SparseRead, StoreExtent};
 use crate::{
     error::{Error, Result},
     pipeline::buffer::Buffer,
@@ -37,6 +37,18 @@ impl Window {
         }
         Ok(Self { store, name, offset, len })
     }
+
+    /// `reads` of the window as reads of the store.
+    fn shift(&self, mut reads: Vec<ReadRange>) -> Result<Vec<ReadRange>> {
+        for read in &mut reads {
+            let end = read.offset.checked_add(read.len as u64);
+            if end.is_none_or(|end| end > self.len) {
+                return Err(Error::failed(format!("{read:?} reaches past the end of {}", self.name)));
+            }
+            read.offset += self.offset;
+        }
+        Ok(reads)
+    }
 }
 
 impl ByteStore for Window {
@@ -61,20 +73,22 @@ impl ByteStore for Window {
         })
     }
 
-    fn read(
-        self: Arc<Self>,
-        mut reads: Vec<ReadRange>,
-        buffer: Buffer,
-    ) -> BoxFuture<'static, Result<Buffer>> {
-        for read in &mut reads {
-            let end = read.offset.checked_add(read.len as u64);
-            if end.is_none_or(|end| end > self.len) {
-                let error = Error::failed(format!("{read:?} reaches past the end of {}", self.name));
-                return Box::pin(std::future::ready(Err(error)));
-            }
-            read.offset += self.offset;
+    fn read(self: Arc<Self>, reads: Vec<ReadRange>, buffer: Buffer) -> BoxFuture<'static, Result<Buffer>> {
+        match self.shift(reads) {
+            Ok(reads) => Arc::clone(&self.store).read(reads, buffer),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
         }
-        Arc::clone(&self.store).read(reads, buffer)
+    }
+
+    fn read_sparse(
+        self: Arc<Self>,
+        reads: Vec<ReadRange>,
+        buffer: Buffer,
+    ) -> BoxFuture<'static, Result<SparseRead>> {
+        match self.shift(reads) {
+            Ok(reads) => Arc::clone(&self.store).read_sparse(reads, buffer),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
     }
 
     fn concurrency(&self) -> usize {
