@@ -105,7 +105,8 @@ fn a_run_goes_on_from_every_checkpoint_that_it_could_have_ended_at() {
     let mut sources = disks.clone();
     sources[0] = PathBuf::from(server.url("/disk.img"));
     let options = server.options();
-    let mut more = often(&[]);
+    // A checkpoint for every record, however slow the machine is.
+    let mut more = vec!["--checkpoint-bytes", "1"];
     more.extend(options.iter().map(String::as_str));
     let output = place.join("vm.ova");
     let args = |output: &Path| {
@@ -192,7 +193,8 @@ fn a_source_that_changed_meanwhile_is_noticed_in_every_disk_that_was_begun() {
     let server = Server::start(directory.path());
     server.put("/disk.img", fs::read(&disks[0]).unwrap());
     let options = server.options();
-    let mut more = often(&[]);
+    // A checkpoint for every record, however slow the machine is.
+    let mut more = vec!["--checkpoint-bytes", "1"];
     more.extend(options.iter().map(String::as_str));
     let mut args = pack(&disks, &output, &more);
     let at = args.iter().position(|arg| *arg == disks[0].to_str().unwrap()).unwrap();
