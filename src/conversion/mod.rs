@@ -5,6 +5,7 @@ pub(crate) mod job;
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -32,7 +33,7 @@ use crate::{
         target::{TargetPaths, same_file},
     },
     sink::PipeSink,
-    source::{self, Links, OpenedSource, Source, SourceFormat, SourceOptions, Transfer},
+    source::{self, Links, OpenedSource, Source, SourceFormat, SourceIdentity, SourceOptions, Transfer},
 };
 
 /// Where an output goes.
@@ -346,6 +347,7 @@ impl Conversion {
         if let Some(expected) = &self.expected {
             disk.check_unchanged(expected)?;
         }
+        refuse_parts(&paths, &disk.header.identity)?;
         let writer = disk.writer()?;
         // Before anything is created: an output that is complete already is what the user must hear of.
         if fs::symlink_metadata(&paths.journal).is_err() {
@@ -433,6 +435,31 @@ pub(crate) fn refuse_sources<'a>(
                 return Err(Error::refused(format!("{} is the source itself", file.display()))
                     .with_hint("choose another output"));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to write over a file that one of `identities`, which were opened, consists of: beside the
+/// file that was named, an image may have its disk in others.
+pub(crate) fn refuse_parts<'a>(
+    paths: &TargetPaths,
+    identities: impl IntoIterator<Item = &'a SourceIdentity>,
+) -> Result<()> {
+    let mut left: Vec<&SourceIdentity> = identities.into_iter().collect();
+    let mut parts = Vec::new();
+    while let Some(identity) = left.pop() {
+        match identity {
+            SourceIdentity::File { device, inode, .. } => parts.push((*device, *inode)),
+            SourceIdentity::Image { files } => left.extend(files),
+            SourceIdentity::Part { file, .. } => left.push(file),
+            SourceIdentity::Export { .. } | SourceIdentity::Http { .. } => {}
+        }
+    }
+    for file in [&paths.output, &paths.partial, &paths.journal, &paths.manifest] {
+        if fs::metadata(file).is_ok_and(|found| parts.contains(&(found.dev(), found.ino()))) {
+            return Err(Error::refused(format!("{} is a part of the source", file.display()))
+                .with_hint("choose another output"));
         }
     }
     Ok(())

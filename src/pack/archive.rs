@@ -10,7 +10,7 @@ use crate::{
     conversion::{
         ResumePolicy,
         job::{Done, Job, JobContainer, JobDisk},
-        refuse_sources, tree_digest,
+        refuse_parts, refuse_sources, tree_digest,
     },
     error::{Error, Result},
     pipeline::{
@@ -36,6 +36,7 @@ impl Pack {
             paths.check_free()?;
         }
         let mut disks = self.look(is_begun && options.resume == ResumePolicy::Resume).await?;
+        refuse_parts(&paths, disks.iter().filter_map(|disk| disk.header.identity.as_ref()))?;
         let mut encoder = String::new();
         for disk in &mut disks {
             disk.hash = Some(file_hash(self.options.manifest_hash));

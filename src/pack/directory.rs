@@ -50,6 +50,7 @@ impl Pack {
 
     async fn fill(&self, directory: &Path, paths: &TargetPaths) -> Result<PackReport> {
         let disks = self.look_without_streams().await?;
+        self.refuse_parts_in(directory, &disks)?;
         let encoder = match disks.first() {
             Some(disk) => disk.writer()?.encoder_identity(),
             None => String::new(),

@@ -12,7 +12,7 @@ use super::{
     directory::{partial_of, sync},
 };
 use crate::{
-    conversion::{ResumePolicy, refuse_sources},
+    conversion::{ResumePolicy, job::JobDisk, refuse_parts, refuse_sources},
     error::{Error, FormatContext as _, Result},
     pipeline::{
         journal::{DiskEnd, Header, Summary},
@@ -39,6 +39,15 @@ impl Pack {
     pub(super) fn refuse_sources_in(&self, directory: &Path) -> Result<()> {
         let names = self.names.disks.iter().chain(self.names.description());
         names.map(|name| directory.join(name)).try_for_each(|path| self.refuse_sources_at(&path))
+    }
+
+    /// Refuses a directory in which something would be written over what an opened source consists of.
+    pub(super) fn refuse_parts_in(&self, directory: &Path, disks: &[JobDisk<'_>]) -> Result<()> {
+        let mut names = self.names.disks.iter().chain(self.names.description());
+        names.try_for_each(|name| {
+            let paths = TargetPaths::new(&directory.join(name), None, true)?;
+            refuse_parts(&paths, disks.iter().filter_map(|disk| disk.header.identity.as_ref()))
+        })
     }
 
     /// Refuses to write `path`, or what lies beside it while it is written, over a source.

@@ -8,8 +8,8 @@ use std::{
 
 use crate::{
     kill::OFTEN,
-    ova::pack,
-    support::{listing, make_disk, read, run, scratch, vmferry, wait_for},
+    ova::{four_disks, pack},
+    support::{have, listing, make_disk, read, run, scratch, tool, vmferry, wait_for},
 };
 
 /// Everything in a directory.
@@ -179,4 +179,47 @@ fn an_appliance_as_a_source_says_how_to_go_on() {
     run(pack(&disks, &two, &[])).expect(0);
     let said = run(pack(&[two], &directory.path().join("vm.ova"), &[])).expect(2).stderr;
     assert!(said.contains("vmferry convert --disk NUMBER") && !said.contains("choose one"), "{said}");
+}
+
+#[test]
+fn no_part_of_a_source_is_written_over_although_another_file_was_named() {
+    if !have("qemu-img") {
+        return;
+    }
+    let directory = scratch();
+    let disks = four_disks(directory.path(), 640);
+    let vm = directory.path().join("vm");
+    run(pack(&disks[..2], &vm, &["--format", "ovf"])).expect(0);
+    // The disk of a text VMDK lies in a file beside it; here it has the name of what is to be packed.
+    let place = directory.path().join("place");
+    fs::create_dir(&place).unwrap();
+    let path = |directory: &Path, name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let text = path(&place, "flat.vmdk");
+    let raw = disks[0].to_str().unwrap();
+    tool("qemu-img", ["convert", "-O", "vmdk", "-o", "subformat=monolithicFlat", raw, &text]);
+    let extent = path(&place, "place-disk1.vmdk");
+    fs::rename(place.join("flat-flat.vmdk"), &extent).unwrap();
+    let described = fs::read_to_string(&text).unwrap();
+    fs::write(&text, described.replace("flat-flat.vmdk", "place-disk1.vmdk")).unwrap();
+    let before = (content(&place), content(&vm));
+    let refused = |args: &[String]| {
+        for more in [&["--force"][..], &["--force", "--restart"]] {
+            let more = more.iter().map(|&arg| arg.to_owned()).collect();
+            let said = run([args.to_vec(), more].concat()).expect(5).stderr;
+            assert!(said.contains("part of the source"), "{args:?}: {said}");
+            assert!((content(&place), content(&vm)) == before, "{args:?}");
+        }
+    };
+    let words = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>();
+    let allow = ["--allow-backing", place.to_str().unwrap()];
+    refused(&words(&[&["convert", "-q", &text, &extent, "-O", "raw"], &allow[..]].concat()));
+    let ovf = path(&vm, "vm.ovf");
+    for (name, disk) in [("vm-disk1.vmdk", "1"), ("vm-disk2.vmdk", "2")] {
+        refused(&words(&["convert", "-q", &ovf, &path(&vm, name), "--disk", disk]));
+    }
+    for (output, format) in [(place.clone(), "ovf"), (PathBuf::from(&extent), "ova")] {
+        let args = pack(&disks[..1], &output, &[&["--format", format], &allow[..]].concat());
+        let from_text = |arg: String| if arg == raw { text.clone() } else { arg };
+        refused(&args.into_iter().map(from_text).collect::<Vec<_>>());
+    }
 }
