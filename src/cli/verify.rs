@@ -65,7 +65,7 @@ pub(super) async fn run(args: VerifyArgs, output: &Output) -> Result<(), Failure
     match result? {
         Verified::Appliance(report) => {
             output.report(&ApplianceResult::from(&report))?;
-            appliance::failure(&report).map_or(Ok(()), |error| Err(error.into()))
+            report.failure().map_or(Ok(()), |error| Err(error.into()))
         }
         Verified::Disk(report) => Ok(output.report(&VerifyResult::from(&report))?),
     }

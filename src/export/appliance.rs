@@ -339,8 +339,8 @@ impl Export {
             cancel: self.cancel.clone(),
             ..ReadOptions::default()
         };
-        let verified = image::verify_appliance(location, &options).await;
-        verified.map_err(|error| {
+        let report = image::verify_appliance(location, &options).await;
+        report.and_then(|report| report.failure().map_or(Ok(()), Err)).map_err(|error| {
             error.with_further_hint("what an earlier run wrote has changed: begin anew with --restart")
         })?;
         records.iter_mut().for_each(|record| record.verified = true);

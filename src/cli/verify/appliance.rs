@@ -3,10 +3,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use vmferry::{
-    Error, ErrorKind,
-    image::{ApplianceCheck, ApplianceReport, CheckOutcome},
-};
+use vmferry::image::{ApplianceCheck, ApplianceReport};
 
 use crate::cli::{
     output::{Plain, Report},
@@ -55,17 +52,6 @@ impl<'a> From<&'a ApplianceCheck> for CheckResult<'a> {
     }
 }
 
-/// The error behind the report, if something is wrong.
-pub(super) fn failure(report: &ApplianceReport) -> Option<Error> {
-    let failed = report.checks.iter().filter(|check| check.outcome == CheckOutcome::Failed).count();
-    let of = report.checks.len();
-    (failed > 0).then(|| {
-        let message =
-            format!("{} is not what it says of itself: {failed} of {of} checks failed", report.name);
-        Error::new(ErrorKind::Verification, message)
-    })
-}
-
 impl Report for ApplianceResult<'_> {
     const CONFIRMS: bool = false;
 
@@ -88,7 +74,11 @@ impl Report for ApplianceResult<'_> {
 mod tests {
     use std::time::Duration;
 
-    use vmferry::{image::CheckKind, source::ApplianceKind};
+    use vmferry::{
+        ErrorKind,
+        image::{CheckKind, CheckOutcome},
+        source::ApplianceKind,
+    };
 
     use super::*;
 
@@ -126,10 +116,10 @@ mod tests {
 
     #[test]
     fn a_failed_check_is_a_failed_verification() {
-        let error = failure(&report(CheckOutcome::Failed)).unwrap();
+        let error = report(CheckOutcome::Failed).failure().unwrap();
         assert_eq!(error.kind(), ErrorKind::Verification);
         assert!(error.to_string().contains("1 of 3"), "{error}");
-        assert!(failure(&report(CheckOutcome::Warned)).is_none());
+        assert!(report(CheckOutcome::Warned).failure().is_none());
         let json = serde_json::to_value(ApplianceResult::from(&report(CheckOutcome::Passed))).unwrap();
         assert_eq!(json["verified"], true);
         assert_eq!(json["checks"][1]["outcome"], "ok");

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::source::ApplianceKind;
+use crate::{
+    error::{Error, ErrorKind},
+    source::ApplianceKind,
+};
 
 /// What [`verify_appliance`](super::verify_appliance) found.
 #[derive(Clone, Debug)]
@@ -22,7 +25,23 @@ pub struct ApplianceReport {
 impl ApplianceReport {
     /// Whether nothing is wrong.
     pub fn is_good(&self) -> bool {
-        self.checks.iter().all(|check| check.outcome != CheckOutcome::Failed)
+        self.failure().is_none()
+    }
+
+    /// What is wrong, as an error ([`Verification`](ErrorKind::Verification)); `None` if nothing is.
+    pub fn failure(&self) -> Option<Error> {
+        let failed: Vec<&ApplianceCheck> =
+            self.checks.iter().filter(|check| check.outcome == CheckOutcome::Failed).collect();
+        let first = failed.first()?;
+        let subject = first.subject.as_ref().map_or_else(String::new, |subject| format!("{subject}: "));
+        let message = format!(
+            "{} is not what it says of itself: {} of {} checks failed, first {subject}{}",
+            self.name,
+            failed.len(),
+            self.checks.len(),
+            first.detail
+        );
+        Some(Error::new(ErrorKind::Verification, message))
     }
 }
 

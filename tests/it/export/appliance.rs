@@ -8,7 +8,7 @@ use std::{
 
 use vmferry_sim::{Config, Disk, Vm};
 
-use super::cluster::{Cluster, MIB, web};
+use super::cluster::{Cluster, MIB, end, web};
 use crate::support::{listing, material, read, run, scratch, vmferry, wait_for};
 
 #[test]
@@ -144,6 +144,63 @@ fn an_ova_that_was_killed_goes_on_to_the_same_bytes() {
             "{:?}",
             listing(&place.path().join("out/web"))
         );
+        cluster.assert_clean();
+    }
+}
+
+/// Ends a run behind its appliance: the record of the export cannot be written.
+fn all_but_the_record(cluster: &Cluster, place: &Path, args: &[&str]) {
+    let record = place.join("out/web/manifest.json");
+    let slow = [args, &["--rate", "16MiB"]].concat();
+    let child = cluster.spawn(place, &slow);
+    wait_for("the run to begin", || cluster.sent() > 0 && record.parent().is_some_and(Path::exists));
+    fs::create_dir(&record).unwrap();
+    let failed = end(child);
+    assert!(matches!(failed.code, Some(1 | 5)), "{:?} {}", failed.code, failed.stderr);
+    fs::remove_dir(&record).unwrap();
+}
+
+#[test]
+fn an_appliance_that_is_complete_is_read_back_and_not_fetched_again() {
+    for (format, file) in [("ova", "web.ova"), ("ovf", "web-disk1.vmdk")] {
+        let cluster = Cluster::start(Config::default());
+        let disk = cluster.disk(8, 12 * MIB);
+        cluster.sim.add_vm(Vm::new("demo", "web").disk("root", Disk::bytes(disk.clone())));
+        let args = ["demo/web", "--output", "out", "-O", format];
+        let verify = [&args[..], &["--verify", "-o", "json"]].concat();
+        let place = scratch();
+        all_but_the_record(&cluster, place.path(), &args);
+        let names = listing(&place.path().join("out/web"));
+        let found = names.iter().find(|&name| name == file).unwrap_or_else(|| panic!("{names:?}"));
+        let path = place.path().join("out/web").join(found);
+        let whole = read(&path);
+
+        // What is complete is proven where that is asked for, and what was changed is found.
+        let mut changed = whole.clone();
+        let middle = changed.len() / 2;
+        changed[middle] ^= 1;
+        fs::write(&path, changed).unwrap();
+        let failed = cluster.run(place.path(), &verify).expect(3);
+        assert!(failed.stderr.contains("--restart"), "{}", failed.stderr);
+        assert!(!place.path().join("out/web/manifest.json").exists());
+        fs::write(&path, &whole).unwrap();
+        let sent = cluster.sent();
+        let report = cluster.run(place.path(), &verify).expect(0).json();
+        assert_eq!(report["volumes"][0]["verified"], true, "{report}");
+        assert_eq!(cluster.sent(), sent, "nothing is fetched again");
+        assert!(read(&path) == whole);
+        cluster.assert_clean();
+
+        // From the beginning, on the user's word.
+        let place = scratch();
+        all_but_the_record(&cluster, place.path(), &args);
+        let path = place.path().join("out/web").join(found);
+        let sent = cluster.sent();
+        cluster.run(place.path(), &[&args[..], &["--restart"]].concat()).expect(0);
+        assert!(cluster.sent() - sent >= disk.len() as u64, "all of it is fetched again");
+        assert!(read(&path) == whole);
+        let left = listing(&place.path().join("out/web"));
+        assert!(left.iter().all(|name| !name.contains("partial") && !name.starts_with('.')), "{left:?}");
         cluster.assert_clean();
     }
 }

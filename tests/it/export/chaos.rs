@@ -45,7 +45,7 @@ fn one_run(seed: u64) -> bool {
         cluster.sim.fault(fault);
     }
     let transfer = ["raw", "gzip", "auto"][usize::try_from(rng.below(3)).unwrap()];
-    let format = ["raw", "qcow2", "vmdk"][usize::try_from(rng.below(3)).unwrap()];
+    let format = ["raw", "qcow2", "vmdk", "ova"][usize::try_from(rng.below(4)).unwrap()];
     let place = scratch();
     let output = format!("root.{format}");
     let args = ["demo/web", "--output", &output, "--transfer", transfer, "--connections", "2"];
