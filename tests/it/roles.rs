@@ -1,7 +1,7 @@
 //! The roles of `deploy/rbac`: each command works with exactly that role, says what is missing without it,
 //! and no role gives more than what is used.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use vmferry_sim::{Config, Disk, PvcKind, Rule, Server, Vm};
 
@@ -9,6 +9,9 @@ use crate::{support::scratch, vm::Cluster};
 
 /// A right: verb, and resource as `group/plural/subresource`.
 type Right = (String, String);
+
+/// How long the cluster waits for those who do not watch what they have changed.
+const HOLD: Duration = Duration::from_secs(2);
 
 /// The rights that a file gives.
 fn role(name: &str) -> BTreeSet<Right> {
@@ -155,7 +158,8 @@ fn the_role_to_read_is_enough_and_no_more() {
 
 #[test]
 fn the_role_to_operate_is_enough_and_no_more() {
-    let cluster = Cluster::with(Config { expandable: true, ..Config::default() });
+    // What is asked for is never done before it is waited for: each right to watch is used.
+    let cluster = Cluster::with(Config { expandable: true, hold_until_watched: HOLD, ..Config::default() });
     vms(&cluster);
     cluster.sim.add_pvc("demo", "scratch", Disk::zeros(1 << 20), PvcKind::Block);
     // What only those need who look, and what needs a scene of its own.
@@ -202,7 +206,8 @@ fn the_role_to_operate_is_enough_and_no_more() {
 #[test]
 fn the_role_to_export_is_enough_and_no_more() {
     // Without an Ingress, so that the port-forward is needed too.
-    let cluster = Cluster::with(Config { external_link: false, ..Config::default() });
+    let config = Config { external_link: false, hold_until_watched: HOLD, ..Config::default() };
+    let cluster = Cluster::with(config);
     vms(&cluster);
     let place = scratch();
     let output = place.path().display();

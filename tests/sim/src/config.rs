@@ -19,6 +19,9 @@ pub struct Config {
     pub external_host: Option<String>,
     /// How long a controller takes for one step.
     pub delay: Duration,
+    /// The controllers rest after each change by a client until somebody begins a watch, so long at most: what a
+    /// client asks for is never done before it looks, however slow it is. Zero is not at all.
+    pub hold_until_watched: Duration,
     /// Where the API server listens; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Whether feature gate `VMExport` is on, which only matters up to 1.8.
@@ -47,6 +50,7 @@ impl Default for Config {
             external_link: true,
             external_host: None,
             delay: Duration::from_millis(5),
+            hold_until_watched: Duration::ZERO,
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             export_gate: true,
             snapshot_gate: true,

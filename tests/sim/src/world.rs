@@ -77,6 +77,8 @@ pub(crate) struct State {
     pub(crate) internal_bundle: String,
     pub(crate) has_external_link: bool,
     pub(crate) is_external_cert_empty: bool,
+    /// The controllers rest until then, or until somebody begins a watch.
+    pub(crate) held_until: Option<Instant>,
     last_event: u64,
 }
 
@@ -229,6 +231,7 @@ impl World {
             internal_bundle,
             has_external_link: config.external_link,
             is_external_cert_empty: false,
+            held_until: None,
             last_event: 0,
         };
         Ok(Self {
@@ -338,6 +341,11 @@ impl World {
 }
 
 impl State {
+    /// Whether the controllers rest.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held_until.is_some_and(|until| Instant::now() < until)
+    }
+
     /// The number in an event's name: nanoseconds, so that events are listed in their order.
     fn next_event(&mut self) -> u64 {
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

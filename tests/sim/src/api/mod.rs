@@ -16,7 +16,7 @@ mod subresources;
 mod table;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -204,6 +204,9 @@ async fn route(
         _ => {}
     }
     let user = auth::authenticate(world, request.headers(), request.extensions().get())?;
+    if !world.config.hold_until_watched.is_zero() && changes_something(&request) {
+        world.lock().held_until = Some(Instant::now() + world.config.hold_until_watched);
+    }
     match segments.as_slice() {
         ["simulator", what] => simulator::handle(world, &user, what, request).await,
         ["api"] if accepts(request.headers(), "g=apidiscovery.k8s.io") => Ok(aggregated(world, true)),
@@ -233,6 +236,12 @@ async fn route(
         }
         _ => Err(Refusal::no_such_path()),
     }
+}
+
+/// Whether objects may be others after a request.
+fn changes_something(request: &Request<Incoming>) -> bool {
+    let is_review = request.uri().path().starts_with("/apis/authorization.k8s.io/");
+    !matches!(*request.method(), Method::GET | Method::HEAD) && !is_review
 }
 
 fn version(world: &World) -> Value {

@@ -39,6 +39,7 @@ pub(super) fn handle(call: &Call<'_>, entry: &Arc<Entry>) -> Result<Response<Bod
     } else {
         version.parse().map_err(|_| Refusal::bad_request(format!("invalid resource version: {version}")))?
     };
+    call.world.lock().held_until = None;
     let timeout = call.query.first("timeoutSeconds").and_then(|seconds| seconds.parse().ok());
     let mut watch = Watch {
         world: Arc::clone(call.world),

@@ -18,7 +18,7 @@ pub(crate) mod vm;
 
 use std::{sync::Arc, time::Duration};
 
-use crate::world::World;
+use crate::world::{State, World};
 
 /// How long the controllers rest when nothing happens.
 const IDLE: Duration = Duration::from_millis(50);
@@ -39,14 +39,24 @@ pub(crate) async fn run(world: Arc<World>) {
 
 /// One step of each controller.
 fn step(world: &World) {
-    world.change(garbage::step);
-    world.change(|state| claims::step(world, state));
-    world.change(|state| vm::step(world, state));
-    world.change(migration::step);
-    world.change(hotplug::step);
-    world.change(|state| snapshot::step(world, state));
-    world.change(|state| restore::step(world, state));
-    world.change(|state| clone::step(world, state));
-    world.change(|state| export::step(world, state));
-    world.change(|state| kubelet::step(world, state));
+    let controllers: [fn(&World, &mut State); 10] = [
+        |_, state| garbage::step(state),
+        claims::step,
+        vm::step,
+        |_, state| migration::step(state),
+        |_, state| hotplug::step(state),
+        snapshot::step,
+        restore::step,
+        clone::step,
+        export::step,
+        kubelet::step,
+    ];
+    for controller in controllers {
+        world.change(|state| {
+            // Asked anew for each: a client may have come in between.
+            if !state.is_held() {
+                controller(world, state);
+            }
+        });
+    }
 }
