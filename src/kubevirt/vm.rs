@@ -224,7 +224,7 @@ impl Cluster {
         let what = format!("VirtualMachine {}/{name}", self.namespace());
         let call = Call {
             verb: "update",
-            resource: "virtualmachines/start.subresources.kubevirt.io",
+            resource: "virtualmachines.subresources.kubevirt.io/start",
             what: &what,
             namespace: Some(self.namespace()),
         };
@@ -241,7 +241,7 @@ impl Cluster {
         let what = format!("VirtualMachine {}/{name}, expanded", self.namespace());
         let call = Call {
             verb: "get",
-            resource: "virtualmachines/expand-spec.subresources.kubevirt.io",
+            resource: "virtualmachines.subresources.kubevirt.io/expand-spec",
             what: &what,
             namespace: Some(self.namespace()),
         };

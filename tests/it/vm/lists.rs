@@ -196,7 +196,8 @@ fn a_list_needs_no_more_rights_than_what_it_shows() {
     cluster.allow(vec![vms.clone(), instances.clone()]);
     // What an instancetype says cannot be looked up: that is told, and shown as unknown.
     let table = cluster.run("vm list -n demo").expect(0);
-    assert!(table.stderr.contains("expand-spec") && table.stderr.contains("--verb=get"), "{}", table.stderr);
+    let says = "--verb=get --resource=virtualmachines.subresources.kubevirt.io/expand-spec -n demo";
+    assert!(table.stderr.contains(says), "{}", table.stderr);
     assert!(
         text(&table).lines().any(|line| line.contains("typed") && line.contains(" - ")),
         "{}",
