@@ -10,8 +10,8 @@ use crate::{
     error::{Error, ErrorKind, Result},
     kubevirt::{
         Consistency, ExportSource, LeftOut, PlannedVolume, Power, Quiesce, Reach, Right, SessionOptions,
-        Sighting, Snapshot, TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, TO_STOP, Teller, VolumePlan,
-        begin_anew, no_agent,
+        Sighting, Snapshot, TO_EXPORT, TO_FOLLOW, TO_SNAPSHOT, TO_STOP, Teller, VolumePlan, begin_anew,
+        no_agent, to_forward,
     },
 };
 
@@ -135,7 +135,7 @@ impl Export {
             ),
         };
         if self.options.reach == Reach::PortForward {
-            rights.extend(TO_FORWARD);
+            rights.extend(to_forward(&self.cluster).await);
         }
         if found.stop {
             rights.extend(TO_STOP);

@@ -61,12 +61,28 @@ pub(crate) const TO_SNAPSHOT: [Right; 3] = [
 /// What stopping a VM needs.
 pub(crate) const TO_STOP: [Right; 1] = [Right::new("patch", "kubevirt.io", "virtualmachines")];
 
-/// What a port-forward needs.
-pub(crate) const TO_FORWARD: [Right; 3] = [
+/// What a port-forward needs: it is a websocket, which is opened by a GET.
+const TO_FORWARD: [Right; 3] = [
     Right::new("get", "", "services"),
     Right::new("list", "", "pods"),
-    Right::new("create", "", "pods").on("portforward"),
+    Right::new("get", "", "pods").on("portforward"),
 ];
+
+/// What it needs too from [`FIRST_TO_ASK_TWICE`] on.
+const TO_FORWARD_LATER: Right = Right::new("create", "", "pods").on("portforward");
+
+/// The release of Kubernetes, 1.35, whose feature gate AuthorizePodWebsocketUpgradeCreatePermission is on: who may only
+/// read can no longer open websockets to pods.
+const FIRST_TO_ASK_TWICE: u32 = 35;
+
+/// What a port-forward needs in this cluster; if it does not tell its version, what the newest needs.
+pub(crate) async fn to_forward(cluster: &Cluster) -> Vec<Right> {
+    let mut rights = TO_FORWARD.to_vec();
+    if cluster.kubernetes_minor().await.is_none_or(|minor| minor >= FIRST_TO_ASK_TWICE) {
+        rights.push(TO_FORWARD_LATER);
+    }
+    rights
+}
 
 /// Those of `rights` that the cluster says are missing. A cluster that does not say takes part as if
 /// nothing were missing: the requests themselves will tell.
@@ -147,6 +163,6 @@ mod tests {
     #[test]
     fn rights_are_named_as_kubectl_takes_them() {
         assert_eq!(TO_EXPORT[0].full_name(), "virtualmachineexports.export.kubevirt.io");
-        assert_eq!(TO_FORWARD[2].full_name(), "pods/portforward");
+        assert_eq!(TO_FORWARD_LATER.full_name(), "pods/portforward");
     }
 }

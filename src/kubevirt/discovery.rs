@@ -67,6 +67,16 @@ impl Cluster {
         answer.get("gitVersion")?.as_str().map(str::to_owned)
     }
 
+    /// The minor release of Kubernetes 1; `None` if it does not tell.
+    pub(super) async fn kubernetes_minor(&self) -> Option<u32> {
+        let what = "the version of Kubernetes";
+        let call = Call { verb: "get", resource: "/version", what, namespace: None };
+        let answer = self.get(&call, "/version").await.ok()?;
+        let minor = answer.get("minor")?.as_str()?;
+        // Some add a sign: "35+".
+        minor.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok()
+    }
+
     /// Whether the cluster has an API group, as far as it says.
     pub(super) async fn serves(&self, group: &str) -> bool {
         let call =

@@ -112,8 +112,12 @@ async fn bridge(mut socket: TcpStream, cluster: &Cluster, service: &str) -> Resu
 async fn open(cluster: &Cluster, target: &Target) -> Result<kube::api::Portforwarder> {
     let pods: Api<Pod> = Api::namespaced(cluster.client(), cluster.namespace());
     let what = format!("a port-forward to pod {}/{}", cluster.namespace(), target.pod);
-    let call = Call {
-        verb: "create",
+    // Newer clusters ask for both, and say which is missing.
+    let call = |error: Option<&kube::Error>| Call {
+        verb: match error {
+            Some(kube::Error::Api(status)) if status.message.contains("cannot create resource") => "create",
+            _ => "get",
+        },
         resource: "pods/portforward",
         what: &what,
         namespace: Some(cluster.namespace()),
@@ -122,8 +126,8 @@ async fn open(cluster: &Cluster, target: &Target) -> Result<kube::api::Portforwa
     let opened = timeout(cluster.timeout(), pods.portforward(&target.pod, &[target.port])).await;
     let failed = match opened {
         Ok(Ok(opened)) => return Ok(opened),
-        Ok(Err(error)) => explain::failure(cluster.url(), &call, error),
-        Err(_) => explain::no_answer(cluster.url(), &call, cluster.timeout()),
+        Ok(Err(error)) => explain::failure(cluster.url(), &call(Some(&error)), error),
+        Err(_) => explain::no_answer(cluster.url(), &call(None), cluster.timeout()),
     };
     Err(match failed {
         CallError::Transient(error) => error.with_further_hint(

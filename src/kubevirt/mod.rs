@@ -70,7 +70,7 @@ pub use self::{
 };
 
 pub(crate) use self::{
-    access::{TO_EXPORT, TO_FOLLOW, TO_FORWARD, TO_SNAPSHOT, TO_STOP, demand},
+    access::{TO_EXPORT, TO_FOLLOW, TO_SNAPSHOT, TO_STOP, demand, to_forward},
     identity::{Sighting, begin_anew},
     session::Teller,
     snapshot::{Making, no_agent},

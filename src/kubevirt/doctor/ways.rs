@@ -13,7 +13,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     kubevirt::{
         Cluster, ExportSource, Power, Resource, Session, SessionOptions, Told, VolumePlan,
-        access::{TO_EXPORT, TO_FORWARD, demand, missing_rights},
+        access::{TO_EXPORT, demand, missing_rights, to_forward},
         config::in_cluster,
         run_id,
     },
@@ -35,10 +35,11 @@ pub(super) async fn look(cluster: &Cluster, namespace: Option<&str>) -> Vec<Chec
         Err(error) => Check::new(EXTERNAL, Verdict::Mind, format!("cannot be told without an export: {error}"))
             .remedy("make one for a moment: --probe"),
     }];
-    checks.push(rights_check(cluster, FORWARD, &TO_FORWARD, Verdict::Mind).await);
+    let to_forward = to_forward(cluster).await;
+    checks.push(rights_check(cluster, FORWARD, &to_forward, Verdict::Mind).await);
     if in_cluster() {
         checks.push(Check::new(INTERNAL, Verdict::Good, "this runs in the cluster"));
-    } else if is_known_absent && !missing_rights(cluster, &TO_FORWARD).await.is_empty() {
+    } else if is_known_absent && !missing_rights(cluster, &to_forward).await.is_empty() {
         checks.push(
             Check::new("reach", Verdict::Bad, "no way leads from here to an exporter")
                 .remedy("ask for the rights to port-forward or for an Ingress to virt-exportproxy, or run this in the cluster"),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use vmferry_sim::{Action, Config, Disk, Rule, Vm};
+use vmferry_sim::{Action, Config, Disk, Fault, FaultKind, Rule, Vm};
 
 use super::cluster::{Cluster, MIB, assert_disk, web};
 use crate::support::{listing, scratch};
@@ -48,6 +48,70 @@ fn missing_rights_are_named_before_anything_is_made() {
     }
     assert_eq!(listing(place.path()), [""; 0]);
     cluster.assert_clean();
+}
+
+/// A websocket is opened by a GET; Kubernetes asks for `get`, and from 1.35 on for `create` too.
+#[test]
+fn a_port_forward_needs_what_the_cluster_asks_for() {
+    for (minor, verbs, lacks) in [
+        (34, &["create"][..], Some("get")),
+        (34, &["get"], None),
+        (36, &["get"], Some("create")),
+        (36, &["create"], Some("get")),
+        (36, &["create", "get"], None),
+    ] {
+        let cluster = Cluster::start(Config { kubernetes_minor: minor, ..Config::default() });
+        web(&cluster);
+        let all = [
+            "export.kubevirt.io/*",
+            "/secrets",
+            "kubevirt.io/*",
+            "/persistentvolumeclaims",
+            "/pods",
+            "/services",
+        ];
+        let rules = vec![Rule::new(&["*"], &all), Rule::new(verbs, &["/pods/portforward"])];
+        fs::write(&cluster.kubeconfig, cluster.sim.kubeconfig_with(rules)).unwrap();
+        let place = scratch();
+        let done = cluster.run(place.path(), &["demo/web", "--output", "out", "--reach", "port-forward"]);
+        match lacks {
+            None => assert_eq!(done.code, Some(0), "1.{minor} {verbs:?}: {}", done.stderr),
+            Some(verb) => {
+                assert_eq!(done.code, Some(7), "1.{minor} {verbs:?}: {}", done.stderr);
+                let says = format!("--verb={verb} --resource=pods/portforward -n demo");
+                assert!(done.stderr.contains(&says), "1.{minor} {verbs:?}: {}", done.stderr);
+                assert_eq!(listing(place.path()), [""; 0], "1.{minor} {verbs:?}");
+            }
+        }
+        cluster.assert_clean();
+    }
+}
+
+/// A cluster that does not say what is allowed says so when the port-forward is opened.
+#[test]
+fn a_port_forward_that_is_refused_names_the_right_that_is_missing() {
+    for (verbs, lacks) in [(&["get"][..], "create"), (&["create"], "get")] {
+        let cluster = Cluster::start(Config { external_link: false, ..Config::default() });
+        web(&cluster);
+        let all = [
+            "export.kubevirt.io/*",
+            "/secrets",
+            "kubevirt.io/*",
+            "/persistentvolumeclaims",
+            "/pods",
+            "/services",
+        ];
+        let rules = vec![Rule::new(&["*"], &all), Rule::new(verbs, &["/pods/portforward"])];
+        fs::write(&cluster.kubeconfig, cluster.sim.kubeconfig_with(rules)).unwrap();
+        cluster
+            .sim
+            .fault(Fault::new(FaultKind::Status { code: 500 }).api_path("selfsubjectaccessreviews").times(0));
+        let place = scratch();
+        let failed =
+            cluster.run(place.path(), &["demo/web", "--output", "out", "--reach", "port-forward"]).expect(7);
+        let says = format!("--verb={lacks} --resource=pods/portforward -n demo");
+        assert!(failed.stderr.contains(&says), "{verbs:?}: {}", failed.stderr);
+    }
 }
 
 #[test]

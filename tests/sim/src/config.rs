@@ -8,6 +8,9 @@ use std::{
 /// How a simulated cluster behaves.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The minor release of Kubernetes 1 that is played: from 35 on who opens a websocket to a pod needs the right to
+    /// create, beside that to get.
+    pub kubernetes_minor: u32,
     /// The KubeVirt minor release that is played: decides API versions, link paths and gates.
     pub kubevirt_version: (u32, u32),
     /// Seeds everything random: uids, generated names, the order of snapshot volumes.
@@ -45,6 +48,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            kubernetes_minor: 36,
             kubevirt_version: (1, 9),
             seed: 1,
             external_link: true,

@@ -245,10 +245,11 @@ fn changes_something(request: &Request<Incoming>) -> bool {
 }
 
 fn version(world: &World) -> Value {
-    let _ = world;
+    let minor = world.config.kubernetes_minor;
+    let (this, before) = (minor.to_string(), minor.saturating_sub(1).to_string());
     json!({
-        "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36",
-        "minCompatibilityMajor": "1", "minCompatibilityMinor": "35", "gitVersion": "v1.36.2",
+        "major": "1", "minor": this, "emulationMajor": "1", "emulationMinor": this,
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": before, "gitVersion": format!("v1.{minor}.2"),
         "gitCommit": "simulator", "gitTreeState": "", "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "go1.26.6", "compiler": "gc", "platform": "linux/amd64",
     })
@@ -348,6 +349,10 @@ async fn objects(
         name: target.name.unwrap_or_default(),
     };
     auth::check(&user, verb, &asked)?;
+    let is_socket = group.is_empty() && asked.plural == "pods" && asked.subresource == "portforward";
+    if is_socket && world.config.kubernetes_minor >= 35 {
+        auth::check(&user, "create", &asked)?;
+    }
     if asked.plural == "selfsubjectaccessreviews" && verb == "create" {
         if request
             .headers()
