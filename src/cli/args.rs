@@ -17,8 +17,8 @@ use vmferry::{
 use super::demo::DemoArgs;
 #[cfg(feature = "kubevirt")]
 use super::{
-    catalog::CatalogArgs, doctor::DoctorArgs, export::ExportArgs, gc::GcArgs, snapshot::SnapshotArgs,
-    vm::VmArgs, volume::VolumeArgs,
+    catalog::CatalogArgs, doctor::DoctorArgs, export::ExportArgs, gc::GcArgs, network::NetworkArgs,
+    snapshot::SnapshotArgs, vm::VmArgs, volume::VolumeArgs,
 };
 use super::{
     completion::CompletionArgs,
@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Snapshot(SnapshotArgs),
     #[cfg(feature = "kubevirt")]
     Volume(VolumeArgs),
+    #[cfg(feature = "kubevirt")]
+    Network(NetworkArgs),
     /// List instancetypes: how large VMs may be
     #[cfg(feature = "kubevirt")]
     Instancetype(CatalogArgs),

@@ -22,6 +22,8 @@ mod gc;
 mod inspect;
 mod logging;
 mod map;
+#[cfg(feature = "kubevirt")]
+mod network;
 mod output;
 mod pack;
 mod progress;
@@ -116,6 +118,8 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Preference(args) => catalog::preferences(&args, output).await,
         Command::Inspect(args) => inspect::run(args, output).await,
         Command::Map(args) => map::run(args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Network(args) => network::run(args, output).await,
         Command::Pack(args) => pack::run(&args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Snapshot(args) => snapshot::run(args, output).await,
@@ -133,6 +137,8 @@ fn check_output_format(cli: &Cli) -> Result<(), Error> {
         Command::Map(_) => true,
         #[cfg(feature = "kubevirt")]
         Command::Vm(args) => args.has_rows(),
+        #[cfg(feature = "kubevirt")]
+        Command::Network(args) => args.has_rows(),
         #[cfg(feature = "kubevirt")]
         Command::Volume(args) => args.has_rows(),
         #[cfg(feature = "kubevirt")]

@@ -304,7 +304,7 @@ impl Cluster {
         Ok(serde_json::from_str(&answer).map_err(no_json)?)
     }
 
-    async fn repeated(
+    pub(super) async fn repeated(
         &self,
         call: &Call<'_>,
         method: Method,

@@ -9,6 +9,7 @@ pub use self::ways::{ProbeOptions, probe};
 use super::{
     Cluster, Power, Resource, Right, VolumePlan,
     access::{TO_EXPORT, TO_SNAPSHOT, grants, missing_rights},
+    release::minor_of,
     types::{Claim, VirtualMachine},
 };
 use crate::error::Error;
@@ -96,7 +97,7 @@ pub async fn examine(cluster: &Cluster, vm: Option<&str>) -> Examination {
         Ok(snapshots) => Check::new("snapshots", Verdict::Good, snapshots.api_version()),
         Err(error) => Check::failed("snapshots", Verdict::Mind, &error),
     });
-    let kubevirt = installed(cluster).await;
+    let kubevirt = cluster.kubevirt_object().await;
     checks.extend(kubevirt.as_ref().map(gates).unwrap_or_default());
     for (what, rights, verdict) in [
         ("rights to export", &TO_EXPORT[..], Verdict::Bad),
@@ -116,17 +117,6 @@ pub async fn examine(cluster: &Cluster, vm: Option<&str>) -> Examination {
         }
     }
     Examination { checks, volume_bytes }
-}
-
-/// The KubeVirt object; who may not read it learns nothing.
-async fn installed(cluster: &Cluster) -> Option<Value> {
-    match cluster.list(&Resource::kubevirts(), true, "").await {
-        Ok(found) => found.into_iter().next(),
-        Err(error) => {
-            tracing::debug!(%error, "the KubeVirt object cannot be read");
-            None
-        }
-    }
 }
 
 /// Before 1.8 the features are off unless they are listed.
@@ -157,12 +147,6 @@ fn gate_checks(version: &str, gates: &[&str]) -> Vec<Check> {
             ))
         })
         .collect()
-}
-
-/// The minor release of `v1.7.2`; vendors have numbers of their own.
-fn minor_of(version: &str) -> Option<u32> {
-    let mut parts = version.trim_start_matches('v').split(['.', '-']);
-    (parts.next() == Some("1")).then(|| parts.next()?.parse().ok()).flatten()
 }
 
 async fn rights_check(cluster: &Cluster, what: &'static str, rights: &[Right], verdict: Verdict) -> Check {

@@ -25,9 +25,11 @@ mod leftovers;
 mod links;
 mod made;
 mod names;
+mod networks;
 mod pages;
 mod plan;
 mod reach;
+mod release;
 mod resource;
 mod session;
 mod snapshot;
@@ -50,6 +52,7 @@ pub use self::{
     leftovers::{Leftover, LeftoverKind, Leftovers, leftovers},
     links::VolumeLinks,
     names::{file_name, run_id},
+    networks::{LinkState, Needs, NetworkChanged, NetworkInfo, Networks, NicBinding, NicRequest},
     plan::{LeftOut, PlannedVolume, VolumePlan},
     reach::{Reach, ReachChoice},
     resource::Resource,

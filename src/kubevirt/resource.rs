@@ -44,6 +44,11 @@ impl Resource {
         Self::new("", "v1", "Event", "events")
     }
 
+    pub(super) fn attachments() -> Self {
+        let (kind, plural) = ("NetworkAttachmentDefinition", "network-attachment-definitions");
+        Self::new("k8s.cni.cncf.io", "v1", kind, plural)
+    }
+
     pub(super) fn ingresses() -> Self {
         Self::new("networking.k8s.io", "v1", "Ingress", "ingresses")
     }

@@ -16,6 +16,8 @@ mod export;
 mod judges;
 mod kill;
 mod memory;
+#[cfg(feature = "kubevirt")]
+mod network;
 mod ova;
 mod ova_directory;
 mod ova_read;

@@ -89,7 +89,8 @@ fn right(method: &str, path: &str) -> Option<Right> {
 
 /// What nobody has to be granted.
 fn is_free((_, resource): &Right) -> bool {
-    resource.starts_with("authorization.k8s.io/") || resource == "subresources.kubevirt.io/version"
+    resource.starts_with("authorization.k8s.io/")
+        || ["subresources.kubevirt.io/version", "kubevirt.io/kubevirts"].contains(&resource.as_str())
 }
 
 /// Runs lines with a role: each succeeds with it, names what is missing without it, and all of it is used.
@@ -148,6 +149,7 @@ fn the_role_to_read_is_enough_and_no_more() {
             "vm status demo/on",
             "vm metrics demo/on",
             "volume list demo/on",
+            "network list demo/on",
             "instancetype list -n demo",
             "preference list -n demo",
             "snapshot list -A",
@@ -163,9 +165,12 @@ fn the_role_to_read_is_enough_and_no_more() {
 #[test]
 fn the_role_to_operate_is_enough_and_no_more() {
     // What is asked for is never done before it is waited for: each right to watch is used.
-    let cluster = Cluster::with(Config { expandable: true, hold_until_watched: HOLD, ..Config::default() });
+    let config = Config { expandable: true, multus: true, hold_until_watched: HOLD, ..Config::default() };
+    let cluster = Cluster::with(config);
     vms(&cluster);
     cluster.sim.add_pvc("demo", "scratch", Disk::zeros(1 << 20), PvcKind::Block);
+    let lan = serde_json::json!({"metadata": {"name": "lan", "namespace": "demo"}, "spec": {"config": "{}"}});
+    cluster.sim.add_object("network-attachment-definitions", lan);
     // What only those need who look, and what needs a scene of its own.
     let mut apart = role("read.yaml");
     for (verb, resource) in [
@@ -191,6 +196,9 @@ fn the_role_to_operate_is_enough_and_no_more() {
             "volume attach demo/on scratch",
             "volume detach demo/on scratch",
             "volume expand demo/on root 2GiB",
+            "network attach demo/on lan",
+            "network set-link demo/on lan down",
+            "network detach demo/on lan",
             "snapshot create demo/off --name s",
             "snapshot restore demo/s",
             "snapshot restore demo/s --to other --new-mac",

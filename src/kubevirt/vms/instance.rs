@@ -40,6 +40,10 @@ pub(crate) struct InstanceInterface {
     pub(crate) ip_address: String,
     pub(crate) ip_addresses: Vec<String>,
     pub(crate) link_state: String,
+    /// What the guest calls it.
+    pub(crate) interface_name: String,
+    /// Who says that it is there: `domain`, `guest-agent`, `multus-status`, parted by commas.
+    pub(crate) info_source: String,
 }
 
 /// A volume of the guest.
@@ -98,6 +102,11 @@ impl Instance {
         self.status.conditions.iter().any(|condition| condition.kind == kind && condition.status == "True")
     }
 
+    /// A network interface, by what the VM calls it.
+    pub(crate) fn nic(&self, name: &str) -> Option<&InstanceInterface> {
+        self.status.interfaces.iter().find(|nic| nic.name == name)
+    }
+
     /// Addresses of the guest, each once.
     pub(crate) fn addresses(&self) -> Vec<String> {
         once(self.status.interfaces.iter().flat_map(InstanceInterface::all))
@@ -105,6 +114,11 @@ impl Instance {
 }
 
 impl InstanceInterface {
+    /// Whether the guest has it, and not only its pod. Older releases do not say who knows of it.
+    pub(crate) fn is_in_guest(&self) -> bool {
+        self.info_source.is_empty() || self.info_source.contains("domain")
+    }
+
     /// Its addresses, each once.
     pub(crate) fn addresses(&self) -> Vec<String> {
         once(self.all())

@@ -20,7 +20,10 @@ pub(crate) fn add_base(world: &World, state: &mut State) {
     if !world.config.at_least(9) && world.config.export_gate {
         gates.push("VMExport");
     }
-    let kubevirt = json!({
+    if world.config.at_least(1) && !world.config.at_least(4) && world.config.nic_gate {
+        gates.push("HotplugNICs");
+    }
+    let mut kubevirt = json!({
         "metadata": {"name": "kubevirt", "namespace": KUBEVIRT_NAMESPACE},
         "spec": {
             "configuration": {"developerConfiguration": {"featureGates": gates}},
@@ -31,6 +34,9 @@ pub(crate) fn add_base(world: &World, state: &mut State) {
             "outdatedVirtualMachineInstanceWorkloads": 0, "phase": "Deployed", "targetKubeVirtVersion": version,
         },
     });
+    if world.config.live_update {
+        kubevirt["spec"]["configuration"]["vmRolloutStrategy"] = "LiveUpdate".into();
+    }
     world.create(state, "kubevirt.io", "kubevirts", kubevirt);
     let map = json!({
         "metadata": {

@@ -33,6 +33,14 @@ pub struct Config {
     pub snapshot_gate: bool,
     /// Whether a feature gate lets volumes come and go while a VM runs.
     pub hotplug_gate: bool,
+    /// Whether Multus is installed: there are NetworkAttachmentDefinitions. Discovery then has one group more.
+    pub multus: bool,
+    /// Whether Multus attaches networks to pods that run; else they wait for a migration.
+    pub dynamic_networks: bool,
+    /// Whether feature gate `HotplugNICs` is on, which only matters from 1.1 to 1.3.
+    pub nic_gate: bool,
+    /// Whether changes of VMs are rolled out live: from 1.6 on guests migrate by themselves where that is needed.
+    pub live_update: bool,
     /// Whether the storage that can take snapshots can grow too.
     pub expandable: bool,
     /// Life of an export without `ttlDuration`.
@@ -59,6 +67,10 @@ impl Default for Config {
             export_gate: true,
             snapshot_gate: true,
             hotplug_gate: true,
+            multus: false,
+            dynamic_networks: true,
+            nic_gate: true,
+            live_update: false,
             expandable: false,
             default_ttl: Duration::from_secs(2 * 3600),
             metrics_server: false,
@@ -84,6 +96,11 @@ impl Config {
             (0 | 1, 0..=2) => &["v1alpha1"],
             _ => &["v1beta1", "v1alpha1"],
         }
+    }
+
+    /// Whether networks come and go while guests run.
+    pub(crate) fn plugs_networks(&self) -> bool {
+        self.at_least(4) || (self.at_least(1) && self.nic_gate)
     }
 
     /// Whether this release or a later one is played.

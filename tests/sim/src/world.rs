@@ -166,6 +166,10 @@ pub(crate) struct VmMemo {
     pub(crate) starts_paused: bool,
     /// The instance that is to make room for another one.
     pub(crate) restarted: Option<String>,
+    /// The instance that has to be restarted before the description counts.
+    pub(crate) must_restart: Option<String>,
+    /// The node that a guest has to leave before it gets its networks.
+    pub(crate) must_leave: Option<String>,
     /// A volume migration was interrupted.
     pub(crate) needs_recovery: bool,
     /// Why it never gets beyond starting.

@@ -9,6 +9,7 @@ use crate::{config::Config, control, refusal::Refusal, store, world::State};
 const EXPORT_WEBHOOK: &str = "virtualmachineexport-validator.export.kubevirt.io";
 const SNAPSHOT_WEBHOOK: &str = "virtualmachinesnapshot-validator.snapshot.kubevirt.io";
 const RESTORE_WEBHOOK: &str = "virtualmachinerestore-validator.snapshot.kubevirt.io";
+const VM_WEBHOOK: &str = "virtualmachine-validator.kubevirt.io";
 const MIGRATION_WEBHOOK: &str = "migration-create-validator.kubevirt.io";
 
 /// Fields that the schema of an export does not know: refused, told, or dropped, as the request says.
@@ -18,6 +19,9 @@ pub(super) fn fields(call: &Call<'_>, object: &mut Value) -> Result<Vec<String>,
     }
     if call.resource.plural == "virtualmachineinstancemigrations" {
         return newer_fields(call, object, &[("addedNodeSelector", 6)]);
+    }
+    if call.resource.plural == "virtualmachines" {
+        return interface_states(call, object);
     }
     if call.resource.plural != "virtualmachineexports" {
         return Ok(Vec::new());
@@ -48,6 +52,59 @@ const RESTORE_FIELDS: [(&str, u32); 4] = [
     ("volumeRestorePolicy", 6),
     ("volumeOwnershipPolicy", 7),
 ];
+
+/// Interfaces have a state from 1.1 on.
+fn interface_states(call: &Call<'_>, vm: &mut Value) -> Result<Vec<String>, Refusal> {
+    let mut unknown = Vec::new();
+    if call.world.config.at_least(1) {
+        return Ok(unknown);
+    }
+    let place = "/spec/template/spec/domain/devices/interfaces";
+    let interfaces = vm.pointer_mut(place).and_then(Value::as_array_mut).into_iter().flatten();
+    for (i, interface) in interfaces.enumerate() {
+        if interface.as_object_mut().and_then(|fields| fields.remove("state")).is_some() {
+            unknown.push(format!(
+                "unknown field \"{}[{i}].state\"",
+                place.trim_start_matches('/').replace('/', ".")
+            ));
+        }
+    }
+    unknown_fields(call, unknown)
+}
+
+/// States that an interface can have.
+fn check_interfaces(config: &Config, vm: &Value) -> Result<(), Refusal> {
+    let spec = &vm["spec"]["template"]["spec"];
+    let interfaces = spec["domain"]["devices"]["interfaces"].as_array().into_iter().flatten();
+    for (i, interface) in interfaces.enumerate() {
+        let (name, state) =
+            (interface["name"].as_str().unwrap_or_default(), interface["state"].as_str().unwrap_or_default());
+        let is_default = spec["networks"].as_array().is_some_and(|all| {
+            all.iter().any(|network| network["name"] == name && network["pod"].is_object())
+        });
+        let why = match state {
+            "" => continue,
+            "up" | "down" if !config.at_least(5) => {
+                format!("logical {name} interface state value is unsupported: {state}")
+            }
+            "up" | "down" if interface["sriov"].is_object() => {
+                format!("\"{name}\" interface's state \"{state}\" is not supported for SR-IOV NICs")
+            }
+            "up" | "down" => continue,
+            "absent" if !interface["bridge"].is_object() => {
+                format!("\"{name}\" interface's state \"absent\" is supported only for bridge binding")
+            }
+            "absent" if is_default => {
+                format!("\"{name}\" interface's state \"absent\" is not supported on default networks")
+            }
+            "absent" => continue,
+            _ => format!("logical {name} interface state value is unsupported: {state}"),
+        };
+        let field = format!("spec.template.spec.domain.devices.interfaces[{i}].state");
+        return Err(Refusal::denied_field(VM_WEBHOOK, &field, &why));
+    }
+    Ok(())
+}
 
 /// Fields of the specification that came with later releases than the one that is played.
 fn newer_fields(call: &Call<'_>, object: &mut Value, fields: &[(&str, u32)]) -> Result<Vec<String>, Refusal> {
@@ -100,7 +157,7 @@ pub(super) fn create(call: &Call<'_>, state: &mut State, object: &mut Value) -> 
         "virtualmachineinstancemigrations" => check_migration(state, object),
         "virtualmachines" => {
             default_vm(object, state);
-            Ok(())
+            check_interfaces(config, object)
         }
         "persistentvolumeclaims" => {
             default_claim(object);
@@ -129,6 +186,7 @@ pub(super) fn update(
             Err(Refusal::denied_field(SNAPSHOT_WEBHOOK, "spec", "spec in immutable after creation"))
         }
         "persistentvolumeclaims" => check_growth(state, before, after),
+        "virtualmachines" => check_interfaces(&call.world.config, after),
         "secrets" => {
             default_secret(after);
             Ok(())

@@ -99,13 +99,18 @@ impl Resources {
             }
         }
         versions.retain(|version| match version.group.as_str() {
-            "backup.kubevirt.io" | "template.kubevirt.io" => config.at_least(8),
+            "backup.kubevirt.io" => config.at_least(8),
+            "template.kubevirt.io" => config.at_least(if version.version == "v1alpha1" { 8 } else { 9 }),
+            "k8s.cni.cncf.io" => config.multus,
             "plugin.kubevirt.io" => config.at_least(9),
             "clone.kubevirt.io" => version.version == "v1alpha1" || config.at_least(5),
             _ => true,
         });
         play_versions(&mut versions, "export.kubevirt.io", config.export_versions());
         play_versions(&mut versions, "snapshot.kubevirt.io", config.snapshot_versions());
+        if !config.at_least(7) {
+            play_versions(&mut versions, "instancetype.kubevirt.io", &["v1beta1", "v1alpha2", "v1alpha1"]);
+        }
         Self { versions }
     }
 

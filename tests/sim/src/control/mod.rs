@@ -11,6 +11,7 @@ pub(crate) mod hotplug;
 mod kubelet;
 pub(crate) mod links;
 pub(crate) mod migration;
+mod network;
 mod restore;
 mod snapshot;
 mod source;
@@ -39,12 +40,13 @@ pub(crate) async fn run(world: Arc<World>) {
 
 /// One step of each controller.
 fn step(world: &World) {
-    let controllers: [fn(&World, &mut State); 10] = [
+    let controllers: [fn(&World, &mut State); 11] = [
         |_, state| garbage::step(state),
         claims::step,
         vm::step,
         |_, state| migration::step(state),
         |_, state| hotplug::step(state),
+        network::step,
         snapshot::step,
         restore::step,
         clone::step,

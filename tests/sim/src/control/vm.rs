@@ -193,6 +193,14 @@ fn start(world: &World, state: &mut State, key: &Key, vm: &Value) {
         domain["cpu"]["model"] = "host-model".into();
     }
     domain["features"] = json!({"acpi": {"enabled": true}});
+    let devices = &mut domain["devices"];
+    if devices["autoattachPodInterface"] != false
+        && devices["interfaces"].as_array().is_none_or(Vec::is_empty)
+    {
+        devices["interfaces"] = json!([{"name": "default", "model": "virtio", "masquerade": {}}]);
+        spec["networks"] = json!([{"name": "default", "pod": {}}]);
+    }
+    let domain = &mut spec["domain"];
     let memory = domain["memory"]["guest"].clone();
     if let Some(guest) = memory.as_str().and_then(|guest| guest.strip_suffix("Gi")?.parse::<u64>().ok()) {
         domain["memory"]["maxGuest"] = format!("{}Gi", 4 * guest).into();
@@ -342,7 +350,7 @@ fn missing_claim(state: &State, key: &Key, vm: &Value) -> Option<String> {
     claims.find(is_missing).map(str::to_owned)
 }
 
-fn condition(kind: &str, now: &str) -> Value {
+pub(super) fn condition(kind: &str, now: &str) -> Value {
     json!({"type": kind, "status": "True", "lastProbeTime": null, "lastTransitionTime": now})
 }
 
@@ -398,15 +406,19 @@ fn volume_statuses(state: &State, key: &Key, instance: &Value) -> Vec<Value> {
 }
 
 /// The interfaces of the description with addresses.
-fn interfaces(instance: &Value, address: &str) -> Vec<Value> {
+/// What a guest has of the interfaces of its description.
+pub(super) fn interfaces(instance: &Value, address: &str) -> Vec<Value> {
     let described = instance["spec"]["domain"]["devices"]["interfaces"].as_array().into_iter().flatten();
     described
         .enumerate()
+        .filter(|(_, interface)| interface["state"] != "absent")
         .map(|(i, interface)| {
+            let link = if interface["state"] == "down" { "down" } else { "up" };
+            let mac = format!("02:00:00:00:00:{i:02x}");
             json!({
-                "name": interface["name"], "mac": format!("02:00:00:00:00:{i:02x}"), "ipAddress": address,
-                "ipAddresses": [address], "infoSource": "domain, guest-agent", "linkState": "up",
-                "podInterfaceName": format!("eth{i}"), "queueCount": 1,
+                "name": interface["name"], "mac": interface["macAddress"].as_str().unwrap_or(&mac),
+                "ipAddress": address, "ipAddresses": [address], "infoSource": "domain, guest-agent",
+                "linkState": link, "podInterfaceName": format!("eth{i}"), "queueCount": 1,
             })
         })
         .collect()
@@ -488,6 +500,14 @@ fn status(state: &State, key: &Key, vm: &Value, instance: Option<&Value>) -> Val
     let mut conditions = vec![ready];
     conditions
         .extend(["AgentConnected", "LiveMigratable", "Paused"].into_iter().filter_map(instance_is).cloned());
+    let uid = instance.map(store::uid);
+    if uid.is_some() && memo.is_some_and(|memo| memo.must_restart.as_deref() == uid) {
+        conditions.push(json!({
+            "type": "RestartRequired", "status": "True", "reason": "RestartRequired",
+            "message": "a non-live-updatable field was changed in the template spec", "lastProbeTime": null,
+            "lastTransitionTime": since,
+        }));
+    }
     if memo.is_some_and(|memo| memo.needs_recovery) {
         conditions.push(json!({
             "type": "ManualRecoveryRequired", "status": "True", "reason": "VolumeMigrationFailed",

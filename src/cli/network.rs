@@ -1,0 +1,292 @@
+//! `vmferry network`: networks of VMs listed, attached, detached, their links set.
+
+use std::{
+    future::Future,
+    io::{self, Write},
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use vmferry::{
+    Error,
+    kubevirt::{LinkState, Needs, NetworkChanged, NetworkInfo, Networks, NicBinding, NicRequest},
+};
+
+use super::{
+    Failure,
+    cluster::ClusterArgs,
+    export::named_vm,
+    output::{Output, Report},
+    signals::{self, Stop},
+    table::{Cells, Column, Table, unknown},
+    waiting::{WaitArgs, show, timestamp},
+};
+
+/// List networks of VMs, attach and detach them, set their links
+#[derive(Args, Debug)]
+pub(crate) struct NetworkArgs {
+    #[command(subcommand)]
+    command: NetworkCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum NetworkCommand {
+    List(ListArgs),
+    Attach(AttachArgs),
+    Detach(DetachArgs),
+    SetLink(SetLinkArgs),
+}
+
+/// List the networks of a VM
+#[derive(Args, Debug)]
+#[command(visible_alias = "ls")]
+struct ListArgs {
+    #[command(flatten)]
+    vm: OneVm,
+}
+
+/// Attach a VM to a network, while it runs too
+#[derive(Args, Debug)]
+struct AttachArgs {
+    #[command(flatten)]
+    vm: OneVm,
+
+    /// The NetworkAttachmentDefinition
+    #[arg(value_name = "[NAMESPACE/]NETWORK")]
+    network: String,
+
+    /// What the VM calls it [default: as the definition]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// How the interface is bound
+    #[arg(long, value_enum, default_value_t = Binding::Bridge)]
+    binding: Binding,
+
+    /// MAC address [default: the cluster finds one]
+    #[arg(long, value_name = "MAC")]
+    mac: Option<String>,
+
+    /// The card that the guest sees
+    #[arg(long, value_name = "MODEL", default_value = "virtio")]
+    model: String,
+
+    #[command(flatten)]
+    waiting: WaitArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Binding {
+    /// By a bridge in the pod
+    Bridge,
+    /// A virtual function of a network card
+    Sriov,
+}
+
+/// Take a VM from a network
+#[derive(Args, Debug)]
+struct DetachArgs {
+    #[command(flatten)]
+    vm: OneVm,
+
+    /// What the VM calls it
+    #[arg(value_name = "NETWORK")]
+    network: String,
+
+    #[command(flatten)]
+    waiting: WaitArgs,
+}
+
+/// Set the link of a VM in a network up or down, as by its cable
+#[derive(Args, Debug)]
+struct SetLinkArgs {
+    #[command(flatten)]
+    vm: OneVm,
+
+    /// What the VM calls it
+    #[arg(value_name = "NETWORK")]
+    network: String,
+
+    /// How it is to be
+    #[arg(value_enum)]
+    link: Link,
+
+    #[command(flatten)]
+    waiting: WaitArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Link {
+    Down,
+    Up,
+}
+
+/// A VM, and where it is.
+#[derive(Args, Debug)]
+struct OneVm {
+    /// The VM
+    #[arg(value_name = "[NAMESPACE/]VM")]
+    vm: String,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+impl OneVm {
+    async fn connect(&self, output: &Output) -> Result<(Networks, String), Error> {
+        let (namespace, name) = named_vm(&self.vm)?;
+        let cluster = self.cluster.connect_briefly(namespace.as_deref()).await?;
+        Ok((Networks::new(cluster).on_event(show(output)), name))
+    }
+}
+
+impl NetworkArgs {
+    /// Whether it lists rows.
+    pub(super) fn has_rows(&self) -> bool {
+        matches!(self.command, NetworkCommand::List(_))
+    }
+}
+
+pub(super) async fn run(args: NetworkArgs, output: &Output) -> Result<(), Failure> {
+    match args.command {
+        NetworkCommand::List(args) => {
+            let (networks, vm) = args.vm.connect(output).await?;
+            let found =
+                signals::supervise(async move { networks.list(&vm).await }, Stop::AtOnce, output).await?;
+            let mut table = Table::new(output);
+            Ok(table.page(&found).and_then(|()| table.finish())?)
+        }
+        NetworkCommand::Attach(args) => {
+            let ((networks, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let request = NicRequest {
+                network: args.network,
+                name: args.name,
+                binding: match args.binding {
+                    Binding::Bridge => NicBinding::Bridge,
+                    Binding::Sriov => NicBinding::Sriov,
+                },
+                mac: args.mac,
+                model: args.model,
+            };
+            let work = async move { networks.attach(&vm, &request, &acting).await };
+            carry_out("attached", work, args.waiting, output).await
+        }
+        NetworkCommand::Detach(args) => {
+            let ((networks, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let work = async move { networks.detach(&vm, &args.network, &acting).await };
+            carry_out("detached", work, args.waiting, output).await
+        }
+        NetworkCommand::SetLink(args) => {
+            let ((networks, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let (link, done) = match args.link {
+                Link::Down => (LinkState::Down, "set down"),
+                Link::Up => (LinkState::Up, "set up"),
+            };
+            let work = async move { networks.set_link(&vm, &args.network, link, &acting).await };
+            carry_out(done, work, args.waiting, output).await
+        }
+    }
+}
+
+async fn carry_out(
+    done: &'static str,
+    work: impl Future<Output = vmferry::Result<NetworkChanged>> + Send + 'static,
+    waiting: WaitArgs,
+    output: &Output,
+) -> Result<(), Failure> {
+    let changed = signals::supervise(work, Stop::AtOnce, output).await?;
+    Ok(output.report(&Done::new(done, &changed, waiting.dry_run))?)
+}
+
+/// What became of a change of a network.
+#[derive(Serialize)]
+struct Done<'a> {
+    success: bool,
+    message: String,
+    timestamp: String,
+    vm: &'a str,
+    network: &'a str,
+    complete: bool,
+    needs: Option<&'static str>,
+    dry_run: bool,
+    #[serde(skip)]
+    done: &'static str,
+}
+
+impl<'a> Done<'a> {
+    fn new(done: &'static str, changed: &'a NetworkChanged, dry_run: bool) -> Self {
+        let needs = changed.needs.map(Needs::name);
+        let message = match (dry_run, needs, changed.complete) {
+            (true, ..) => format!("Network would be {done}"),
+            (false, Some(needs), _) => format!("Network will be {done} with the next {needs} of the VM"),
+            (false, None, true) => format!("Network {done} successfully"),
+            (false, None, false) => format!("Network is being {done}"),
+        };
+        Self {
+            success: true,
+            message,
+            timestamp: timestamp(),
+            vm: &changed.vm,
+            network: &changed.network,
+            complete: changed.complete,
+            needs,
+            dry_run,
+            done,
+        }
+    }
+}
+
+impl Report for Done<'_> {
+    const CONFIRMS: bool = true;
+
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { vm, network, done, .. } = self;
+        match (self.dry_run, self.needs, self.complete) {
+            (true, ..) => {
+                writeln!(out, "network {network} of VM {vm} would be {done} (dry run, nothing was changed)")
+            }
+            (false, Some(needs), _) => {
+                let command = if needs == Needs::Migration.name() { "migrate" } else { "restart" };
+                writeln!(
+                    out,
+                    "network {network} of VM {vm} will be {done} with its next {needs}: 'vmferry vm {command} {vm}'"
+                )
+            }
+            (false, None, true) => writeln!(out, "network {network} of VM {vm} {done}"),
+            (false, None, false) => writeln!(out, "network {network} of VM {vm} is being {done}"),
+        }
+    }
+}
+
+impl Cells for NetworkInfo {
+    const COLUMNS: &'static [Column] = &[
+        Column::text("NAME"),
+        Column::text("TYPE"),
+        Column::text("NETWORK"),
+        Column::text("MAC"),
+        Column::text("ADDRESSES"),
+        Column::text("LINK"),
+        Column::text("PHASE"),
+        Column::text("MODEL").wide(),
+        Column::text("DEVICE").wide(),
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(unknown);
+        vec![
+            self.name.clone(),
+            self.kind.clone(),
+            self.network.clone(),
+            text(&self.mac),
+            if self.ips.is_empty() { unknown() } else { self.ips.join(",") },
+            text(&self.link),
+            text(&self.phase),
+            self.model.clone(),
+            text(&self.device),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
