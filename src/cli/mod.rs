@@ -34,6 +34,8 @@ mod signals;
 mod snapshot;
 #[cfg(feature = "kubevirt")]
 mod table;
+#[cfg(feature = "kubevirt")]
+mod terminal;
 mod units;
 mod verify;
 #[cfg(feature = "kubevirt")]

@@ -123,6 +123,17 @@ impl Output {
         written(self.write(bytes))
     }
 
+    /// Prints a piece of something that goes on; `false` if the reader went away.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn pass_on(&self, bytes: &[u8]) -> Result<bool, Error> {
+        match self.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            result => written(result).map(|()| true),
+        }
+    }
+
     /// A table to which rows are added one by one.
     pub(crate) fn rows(&self) -> Rows<Box<dyn Write + Send>> {
         let out: Box<dyn Write + Send> = match self.results {

@@ -1,7 +1,8 @@
-//! `vmferry vm`: VMs listed, looked at, started, stopped, paused, cloned, deleted.
+//! `vmferry vm`: VMs listed, looked at, reached by their consoles, started, stopped, paused, cloned, deleted.
 
 mod act;
 mod clone;
+mod console;
 mod delete;
 mod list;
 mod metrics;
@@ -15,6 +16,7 @@ use vmferry::{Error, kubevirt::Vms};
 use self::{
     act::{PauseArgs, RestartArgs, StartArgs, StopArgs, UnpauseArgs},
     clone::CloneArgs,
+    console::ConsoleArgs,
     delete::DeleteArgs,
     list::ListArgs,
     metrics::MetricsArgs,
@@ -38,6 +40,7 @@ enum VmCommand {
     Status(StatusArgs),
     Metrics(MetricsArgs),
     Screenshot(ScreenshotArgs),
+    Console(ConsoleArgs),
     Start(StartArgs),
     Stop(StopArgs),
     Restart(RestartArgs),
@@ -62,6 +65,7 @@ pub(super) async fn run(args: &VmArgs, output: &Output) -> Result<(), Failure> {
         VmCommand::Status(args) => show::status(args, output).await,
         VmCommand::Metrics(args) => metrics::run(args, output).await,
         VmCommand::Screenshot(args) => screenshot::run(args, output).await,
+        VmCommand::Console(args) => console::run(args, output).await,
         VmCommand::Start(args) => act::start(args, output).await,
         VmCommand::Stop(args) => act::stop(args, output).await,
         VmCommand::Restart(args) => act::restart(args, output).await,

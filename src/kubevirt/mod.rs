@@ -15,6 +15,7 @@ mod catalog;
 mod client;
 mod clones;
 mod config;
+mod console;
 mod discovery;
 mod doctor;
 mod explain;
@@ -48,6 +49,7 @@ pub use self::{
     catalog::{Catalog, InstancetypeInfo, PreferenceInfo},
     client::{Cluster, ClusterOptions},
     clones::Cloned,
+    console::Console,
     doctor::{Check, Examination, ProbeOptions, Verdict, examine, probe},
     leftovers::{Leftover, LeftoverKind, Leftovers, leftovers},
     links::VolumeLinks,

@@ -193,6 +193,7 @@ fn the_role_to_operate_is_enough_and_no_more() {
             "vm stop demo/off",
             "vm migrate demo/on",
             "vm screenshot demo/on --output -",
+            "vm console demo/on --pipe --timeout 100ms",
             "volume attach demo/on scratch",
             "volume detach demo/on scratch",
             "volume expand demo/on root 2GiB",

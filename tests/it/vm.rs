@@ -1,6 +1,7 @@
 //! `vmferry vm` against a simulated cluster: what it shows, what it does, and what it says when it cannot.
 
 mod acts;
+mod consoles;
 mod deletes;
 mod lists;
 mod looks;

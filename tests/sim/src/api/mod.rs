@@ -2,6 +2,7 @@
 
 mod admission;
 mod auth;
+mod console;
 mod crud;
 mod delete;
 mod discovery;

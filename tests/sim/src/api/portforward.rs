@@ -82,6 +82,11 @@ pub(super) fn handle(call: &Call<'_>, mut request: Request<Incoming>) -> Result<
     };
     let upgrade = hyper::upgrade::on(&mut request);
     call.world.spawn(session.run(upgrade));
+    Ok(switching(&key, protocol))
+}
+
+/// The answer that makes a connection a websocket.
+pub(super) fn switching(key: &HeaderValue, protocol: &'static str) -> Response<Body> {
     let mut response = http::empty(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -89,7 +94,7 @@ pub(super) fn handle(call: &Call<'_>, mut request: Request<Incoming>) -> Result<
     headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()));
     headers.extend(accept.ok().map(|accept| (SEC_WEBSOCKET_ACCEPT, accept)));
-    Ok(response)
+    response
 }
 
 fn ports(call: &Call<'_>) -> Result<Vec<u16>, Refusal> {

@@ -9,7 +9,7 @@ use hyper::{
 };
 use serde_json::{Value, json};
 
-use super::{Answer, Target, auth, expand, lifecycle, nosniff, respond, with_cache_header};
+use super::{Answer, Target, auth, console, expand, lifecycle, nosniff, respond, with_cache_header};
 use crate::{
     http::{self, Body},
     refusal::{Asked, Refusal},
@@ -25,12 +25,12 @@ pub(super) async fn handle(
     world: &Arc<World>,
     user: &User,
     target: &Target<'_>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
     let (namespace, name) = (target.namespace.unwrap_or_default(), target.name.unwrap_or_default());
     let subresource = target.subresource.as_str();
     let is_read = GUEST_READS.contains(&subresource)
-        || matches!(subresource, "expand-spec" | "objectgraph" | "vnc/screenshot")
+        || matches!(subresource, "expand-spec" | "objectgraph" | "vnc/screenshot" | "console")
         || matches!(target.plural, "version" | "healthz");
     let asked = Asked {
         group: "subresources.kubevirt.io",
@@ -55,6 +55,9 @@ pub(super) async fn handle(
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_str(wanted.as_str()).unwrap_or(HeaderValue::from_static("PUT")));
         return Ok(with_cache_header(response));
+    }
+    if (target.plural, subresource) == ("virtualmachineinstances", "console") {
+        return console::handle(world, namespace, name, &mut request);
     }
     let body =
         http::read(request.into_body()).await.map_err(|error| Refusal::bad_request(error.to_string()))?;
