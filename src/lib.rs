@@ -8,6 +8,9 @@ mod export;
 pub mod image;
 #[cfg(feature = "kubevirt")]
 pub mod kubevirt;
+#[cfg(feature = "cloud")]
+#[expect(dead_code, unused_imports, reason = "source and sink are built on it next")]
+pub mod object;
 mod pack;
 pub mod pipeline;
 pub mod quantity;

@@ -15,6 +15,8 @@ use vmferry::{
 
 #[cfg(feature = "demo")]
 use super::demo::DemoArgs;
+#[cfg(feature = "cloud")]
+use super::store::StoreArgs;
 #[cfg(feature = "kubevirt")]
 use super::{
     catalog::CatalogArgs, doctor::DoctorArgs, export::ExportArgs, gc::GcArgs, network::NetworkArgs,
@@ -190,6 +192,10 @@ pub(crate) struct SourceArgs {
 
     #[command(flatten)]
     http: HttpArgs,
+
+    #[cfg(feature = "cloud")]
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 /// How servers are asked.
@@ -250,6 +256,8 @@ impl SourceArgs {
             allow_backing: self.allow_backing.clone(),
             disk: None,
             http: HttpOptions { token_file: self.token_file.clone(), ..self.http.options() },
+            #[cfg(feature = "cloud")]
+            store: self.store.options(&self.http),
             memory: None,
         }
     }

@@ -32,6 +32,8 @@ mod question;
 mod signals;
 #[cfg(feature = "kubevirt")]
 mod snapshot;
+#[cfg(feature = "cloud")]
+mod store;
 #[cfg(feature = "kubevirt")]
 mod table;
 #[cfg(feature = "kubevirt")]

@@ -21,6 +21,8 @@ use super::{
     stream::{DiskStream, FileInput, Gzip, Input, Raw, Unpack, Zstd, vmdk_stream},
 };
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "cloud")]
+use crate::object::StoreOptions;
 
 /// How the user says a source is to be read.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +37,9 @@ pub struct SourceOptions {
     pub disk: Option<DiskChoice>,
     /// How URLs are fetched.
     pub http: HttpOptions,
+    /// How object stores are reached.
+    #[cfg(feature = "cloud")]
+    pub store: StoreOptions,
     /// Resident memory of the process in bytes, of which a zstd stream may ask for a quarter; `None` =
     /// 128 MiB.
     pub memory: Option<u64>,
