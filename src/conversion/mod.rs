@@ -33,7 +33,9 @@ use crate::{
         target::{TargetPaths, same_file},
     },
     sink::PipeSink,
-    source::{self, Links, OpenedSource, Source, SourceFormat, SourceIdentity, SourceOptions, Transfer},
+    source::{
+        self, Kind, Links, OpenedSource, Source, SourceFormat, SourceIdentity, SourceOptions, Transfer,
+    },
 };
 
 /// Where an output goes.
@@ -102,7 +104,7 @@ impl ConversionSource {
 
     /// Whether it is the file at `path`.
     pub(crate) fn is_file(&self, path: &Path) -> bool {
-        matches!(self, Self::Location(location) if same_file(Path::new(location), path))
+        matches!(self, Self::Location(location) if matches!(Kind::of(location), Ok(Kind::Path(source)) if same_file(&source, path)))
     }
 }
 

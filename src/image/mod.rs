@@ -2,17 +2,18 @@
 //! [`inspect`] again, [`verify_appliance`].
 
 mod appliance;
+mod manifest;
 mod map;
 
 use std::{
-    fs::File,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
 use vmferry_formats::{ImageInfo, digest::Algorithm};
 
+use self::manifest::ManifestText;
 pub use self::{
     appliance::{ApplianceCheck, ApplianceReport, CheckKind, CheckOutcome, verify_appliance},
     map::{MapEntry, MapKind, map},
@@ -23,10 +24,9 @@ use crate::{
     pipeline::{
         Checker,
         engine::{Engine, EngineOptions},
-        manifest::{Manifest, ManifestReader},
+        manifest::ManifestReader,
         progress::{Phase, Progress},
         stages::{DigestStage, Tree, VerifyStage},
-        target::TargetPaths,
     },
     source::{self, Appliance, Opened, Source, SourceFormat, SourceOptions},
 };
@@ -202,17 +202,9 @@ pub async fn verify(
 
 async fn compare(location: &str, manifest: Option<PathBuf>, options: &ReadOptions) -> Result<VerifyReport> {
     let started = Instant::now();
-    let is_url = location.contains("://");
     let is_beside = manifest.is_none();
-    let path = match manifest {
-        Some(path) => path,
-        None if is_url || location == "-" => {
-            return Err(Error::usage("there is no file beside that source")
-                .with_hint("name the manifest: --manifest FILE"));
-        }
-        None => beside(Path::new(location)),
-    };
-    let manifest = read_manifest(path.clone()).await?;
+    let text = ManifestText::of(location, manifest, options).await?;
+    let manifest = text.check().await?;
     let mut source_options = SourceOptions { memory: Some(options.memory), ..options.source.clone() };
     if source_options.format.is_none() && is_beside {
         // What was written there is known; a disk may begin like an image of another format.
@@ -223,40 +215,19 @@ async fn compare(location: &str, manifest: Option<PathBuf>, options: &ReadOption
     options.progress.set_total(size_of(&opened.source));
     options.progress.set_phase(Phase::Verifying);
     let checker = Checker::new(Some(manifest.algorithm));
-    let engine = Engine::new(&opened.source, None, checker, Some(content), engine_options(options))?;
-    let file = File::open(&path).map_err(|error| Error::io("open the manifest", &path, error))?;
-    let mut stage = VerifyStage::new(Box::new(ManifestReader::new(file)?), content);
+    let engine_options =
+        EngineOptions { memory: options.memory.saturating_sub(text.memory()), ..engine_options(options) };
+    let engine = Engine::new(&opened.source, None, checker, Some(content), engine_options)?;
+    let mut stage = VerifyStage::new(Box::new(ManifestReader::new(text.reader()?)?), content);
     let size = engine.run(&mut opened.source, 0, 0, &mut stage).await?;
     stage.finish(&opened.name, size)?;
     options.progress.set_phase(Phase::Done);
     Ok(VerifyReport {
         name: opened.name,
-        manifest: path,
+        manifest: text.name(),
         format: opened.format,
         content_size: content,
         digest: TreeDigest { algorithm: manifest.algorithm, tree: manifest.tree },
         elapsed: started.elapsed(),
     })
-}
-
-/// The manifest that stands beside an image; that of a device has no place there.
-fn beside(image: &Path) -> PathBuf {
-    if let Ok(paths) = TargetPaths::new(image, None, true)
-        && paths.is_device
-    {
-        return paths.manifest;
-    }
-    let mut name = image.as_os_str().to_owned();
-    name.push(".vmferry.jsonl");
-    PathBuf::from(name)
-}
-
-async fn read_manifest(path: PathBuf) -> Result<Manifest> {
-    if !path.exists() {
-        return Err(Error::usage(format!("there is no manifest {}", path.display())).with_hint(
-            "name one with --manifest FILE; without one, `vmferry digest` shows what the image holds",
-        ));
-    }
-    let read = tokio::task::spawn_blocking(move || Manifest::check(&path)).await;
-    read.map_err(|error| Error::failed("reading the manifest panicked").with_source(error))?
 }

@@ -9,16 +9,25 @@
 //! is shown by its code and message only: some stores repeat the token that they refuse.
 
 mod access;
+mod client;
 mod explain;
 mod location;
+mod marker;
 mod options;
 mod profile;
 mod store;
+mod xml;
 
 pub use self::options::{Encryption, StoreOptions};
 pub(crate) use self::{
     access::Access,
+    client::{ObjectClient, ObjectHead, OpenUpload, Signing, StoredPart},
     explain::{Act, Answer, object_error},
     location::{ObjectLocation, Scheme},
+    marker::{FoundMarker, MarkedUpload, Marker},
     store::Store,
 };
+
+/// Metadata of an object that names the run which wrote it. Letters only: Azure takes no hyphen in such
+/// a name, and proxies drop headers with an underscore.
+pub(crate) const RUN_METADATA: &str = "vmferryrun";

@@ -10,7 +10,10 @@ mod appliance;
 mod file;
 mod http;
 mod image;
+mod location;
 mod num;
+#[cfg(feature = "cloud")]
+mod object;
 mod open;
 mod random;
 mod stream;
@@ -23,7 +26,10 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 pub(crate) use self::appliance::sample;
 pub(crate) use self::appliance::stated_size;
-pub(crate) use self::open::open_window;
+#[cfg(feature = "cloud")]
+pub(crate) use self::http::{Answered, Ask, Authority, Refusal, SignedClient};
+#[cfg(feature = "cloud")]
+pub(crate) use self::object::read_object;
 pub use self::{
     appliance::{Appliance, ApplianceDisk, ApplianceFile, ApplianceKind, DiskChoice, FileRole, Obstacle},
     file::FileStore,
@@ -33,6 +39,7 @@ pub use self::{
     random::RawPlan,
     window::Window,
 };
+pub(crate) use self::{location::Kind, open::open_window};
 use crate::{error::Result, pipeline::buffer::Buffer};
 use vmferry_formats::plan::Codec;
 

@@ -12,11 +12,14 @@ use std::{
 
 use vmferry_formats::{Detected, Format, HEAD_LEN, detect};
 
+#[cfg(feature = "cloud")]
+use super::object::open_object;
 use super::{
     Appliance, ByteStore, ByteStream, DiskChoice, FileStore, HttpOptions, ImagePlan, Links, RawPlan, Source,
     Transfer, Window,
     file::{head_and_tail, read_range},
     http::{self, Found, HttpInput, HttpStore},
+    location::Kind,
     num::{to_u64, to_usize},
     stream::{DiskStream, FileInput, Gzip, Input, Raw, Unpack, Zstd, vmdk_stream},
 };
@@ -95,7 +98,8 @@ pub enum Opened {
     Disk(OpenedSource),
 }
 
-/// Opens the disk at `location`: `-` for stdin, an `http://` or `https://` URL, or a path. Of an
+/// Opens the disk at `location`: `-` for stdin, an `http://` or `https://` URL, an object (`s3://`,
+/// `gs://`, `az://`), or a path. Of an
 /// appliance that is the disk that `options` choose.
 ///
 /// # Errors
@@ -122,14 +126,19 @@ pub async fn open(location: &str, options: &SourceOptions) -> Result<OpenedSourc
 /// # Errors
 /// As for [`open`].
 pub async fn open_any(location: &str, options: &SourceOptions) -> Result<Opened> {
-    match kind_of(location)? {
+    match Kind::of(location)? {
+        #[cfg(feature = "cloud")]
+        Kind::Object(object) => {
+            let (store, head) = open_object(&object, options).await?;
+            open_http_store(store, &head, false, options).await
+        }
         Kind::Stdin => {
             refuse_unordered(options.format, "stdin")?;
             let input = blocking(FileInput::stdin).await?;
             open_stream(Box::new(input), options, Announced::Nothing).await.map(Opened::Disk)
         }
         Kind::Url => open_url(location, options).await,
-        Kind::Path => open_path(location, options).await,
+        Kind::Path(path) => open_path(path, options).await,
     }
 }
 
@@ -171,30 +180,9 @@ pub async fn open_links(
     Ok(opened)
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Kind {
-    Path,
-    Stdin,
-    Url,
-}
-
-fn kind_of(location: &str) -> Result<Kind> {
-    if location == "-" {
-        return Ok(Kind::Stdin);
-    }
-    let Some((scheme, _)) = location.split_once("://") else { return Ok(Kind::Path) };
-    let is_scheme = !scheme.is_empty()
-        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" | "https" => Ok(Kind::Url),
-        _ if is_scheme => Err(Error::usage(format!("sources of scheme {scheme:?} are not supported"))
-            .with_hint("name a file, a block device, an http:// or https:// URL, or '-' for stdin")),
-        _ => Ok(Kind::Path),
-    }
-}
-
-async fn open_path(location: &str, options: &SourceOptions) -> Result<Opened> {
-    let path = PathBuf::from(location);
+async fn open_path(path: PathBuf, options: &SourceOptions) -> Result<Opened> {
+    let location = path.to_string_lossy().into_owned();
+    let location = location.as_str();
     // A format that is named is that of a disk, unless a disk is named too.
     let may_be_appliance = options.format.is_none() || options.disk.is_some();
     if may_be_appliance && has_extension(location, "ovf") {
@@ -266,7 +254,7 @@ async fn open_url(location: &str, options: &SourceOptions) -> Result<Opened> {
         ..options.clone()
     };
     match http::probe(location, &options.http).await? {
-        Found::Store { store, head } => open_http_store(store, &head, options).await,
+        Found::Store { store, head } => open_http_store(store, &head, true, options).await,
         Found::Stream(stream) => {
             refuse_unordered(options.format, stream.name())?;
             let raw_link = match options.size {
@@ -288,12 +276,13 @@ pub async fn is_appliance(location: &str, options: &SourceOptions) -> Result<boo
     if options.format.is_some() && options.disk.is_none() {
         return Ok(false);
     }
-    match kind_of(location)? {
+    match Kind::of(location)? {
+        #[cfg(feature = "cloud")]
+        Kind::Object(object) => Ok(has_extension(object.key(), "ova")),
         Kind::Stdin => Ok(false),
         Kind::Url => Ok(has_extension(location.split(['?', '#']).next().unwrap_or(location), "ova")),
-        Kind::Path if has_extension(location, "ovf") => Ok(true),
-        Kind::Path => {
-            let path = PathBuf::from(location);
+        Kind::Path(path) if has_extension(&path.to_string_lossy(), "ovf") => Ok(true),
+        Kind::Path(path) => {
             let store: Arc<dyn ByteStore> = Arc::new(blocking(move || FileStore::open(&path)).await?);
             let (head, tail) = head_and_tail(&store).await?;
             Ok(detect(&head, &tail) == Detected::Tar && !says_raw(location))
@@ -313,7 +302,14 @@ fn exported_format(location: &str, options: &SourceOptions) -> Option<SourceForm
     Some(if path.ends_with(".gz") { SourceFormat::Gzip } else { SourceFormat::Image(Format::Raw) })
 }
 
-async fn open_http_store(store: HttpStore, head: &[u8], options: &SourceOptions) -> Result<Opened> {
+/// Opens what answers range requests. `may_be_export`: a compressed disk may end early and look
+/// complete.
+async fn open_http_store(
+    store: HttpStore,
+    head: &[u8],
+    may_be_export: bool,
+    options: &SourceOptions,
+) -> Result<Opened> {
     let name = store.name();
     let store = Arc::new(store);
     let bytes = Arc::clone(&store) as Arc<dyn ByteStore>;
@@ -335,12 +331,13 @@ async fn open_http_store(store: HttpStore, head: &[u8], options: &SourceOptions)
         SourceFormat::Image(format) => open_store(format, bytes, None, options).await,
         SourceFormat::Gzip | SourceFormat::Zstd => {
             // The compressed bytes are complete when the last range is; what was packed may not be.
-            let raw_link = match options.size {
-                None => store.announced_by_raw_link().await?,
-                Some(_) => None,
+            let announced = match options.size {
+                _ if !may_be_export => Announced::Nothing,
+                None => Announced::Http { body: None, raw_link: store.announced_by_raw_link().await? },
+                Some(_) => Announced::Http { body: None, raw_link: None },
             };
             let input = HttpInput::ranges(store, 0)?;
-            open_stream(Box::new(input), options, Announced::Http { body: None, raw_link }).await
+            open_stream(Box::new(input), options, announced).await
         }
     };
     opened.map(Opened::Disk)
@@ -722,13 +719,9 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Failed);
             assert!(error.to_string().contains(word) && error.hint().is_some(), "{error}");
         }
-        for location in ["s3://bucket/disk", "nbd+unix:///x"] {
+        for location in ["s3://bucket", "nbd+unix:///x"] {
             assert_eq!(open(location, &with(None, None)).await.unwrap_err().kind(), ErrorKind::Usage);
         }
-        assert_eq!(kind_of("a://b/../weird name").unwrap_err().kind(), ErrorKind::Usage);
-        assert_eq!(kind_of("dir with space://x").unwrap(), Kind::Path);
-        assert_eq!(kind_of("HTTPS://host/x").unwrap(), Kind::Url);
-        assert_eq!(kind_of("-").unwrap(), Kind::Stdin);
     }
 
     #[tokio::test]

@@ -8,14 +8,14 @@ use std::{
 
 use vmferry_formats::digest::Algorithm;
 
-use super::super::beside;
+use super::super::manifest::beside;
 use crate::{
     error::{Error, Result},
     pipeline::{
         manifest::{ContainerManifest, Manifest, ManifestReader},
         stages::VerifyStage,
     },
-    source::{Appliance, ApplianceDisk},
+    source::{Appliance, ApplianceDisk, Kind},
 };
 
 /// Where such manifests may be.
@@ -40,15 +40,14 @@ impl Kept {
     /// # Errors
     /// The manifest is there and is not valid.
     pub(super) async fn find(appliance: &Appliance, location: &str) -> Result<Self> {
-        let path = Path::new(location);
-        if location.contains("://") {
+        let Kind::Path(path) = Kind::of(location)? else {
             return Ok(Self { archive: None, directory: None });
-        }
+        };
         if appliance.archive().is_none() {
             let directory = path.parent().map_or_else(PathBuf::new, Path::to_owned);
             return Ok(Self { archive: None, directory: Some(directory) });
         }
-        let path = beside(path);
+        let path = beside(&path);
         if !path.exists() {
             return Ok(Self { archive: None, directory: None });
         }

@@ -1,5 +1,7 @@
 //! The HTTP client: TLS, the token, and what statuses and errors mean.
 
+#[cfg(feature = "cloud")]
+use std::sync::Arc;
 use std::{
     fmt,
     io::Read as _,
@@ -12,12 +14,14 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{
-    Certificate, ClientBuilder, Method, Response, StatusCode,
+    Certificate, ClientBuilder, Method, RequestBuilder, Response, StatusCode,
     header::{self, HeaderName, HeaderValue},
     redirect,
 };
 use url::{Origin, Url};
 
+#[cfg(feature = "cloud")]
+use super::signed::Authority;
 use super::{Endpoint, HttpOptions, Rate};
 use crate::{
     error::{Error, ErrorKind, Result, cause},
@@ -33,6 +37,9 @@ pub(super) struct Client {
     /// Of the links that the URL is one of.
     generation: u64,
     token: Option<Token>,
+    /// Signs every request.
+    #[cfg(feature = "cloud")]
+    authority: Option<Arc<dyn Authority>>,
     ca_file: Option<PathBuf>,
     stall_timeout: Duration,
     retry_for: Duration,
@@ -113,6 +120,8 @@ impl Client {
             name,
             generation: 0,
             token,
+            #[cfg(feature = "cloud")]
+            authority: None,
             ca_file: options.ca_file.clone(),
             stall_timeout: options.stall_timeout,
             retry_for: options.retry_for,
@@ -144,11 +153,70 @@ impl Client {
             name,
             generation: endpoint.generation,
             token: Some(token),
+            #[cfg(feature = "cloud")]
+            authority: None,
             ca_file: None,
             stall_timeout: options.stall_timeout,
             retry_for: options.retry_for,
             rate: options.rate.clone(),
         })
+    }
+
+    /// A client for an object, or a bucket, at `url`, that `name` stands for in messages.
+    #[cfg(feature = "cloud")]
+    pub(super) async fn signed(
+        url: Url,
+        name: String,
+        authority: Arc<dyn Authority>,
+        options: &HttpOptions,
+    ) -> Result<Self> {
+        let authorities = match &options.ca_file {
+            Some(file) => Some(read_authorities(file).await?),
+            None => None,
+        };
+        // A signature is as good as a token: it is sent to the server that is named, and to no other.
+        let http = build(&url, true, authorities, false, None, options)?;
+        Ok(Self {
+            http,
+            url,
+            name,
+            generation: 0,
+            token: None,
+            authority: Some(authority),
+            ca_file: options.ca_file.clone(),
+            stall_timeout: options.stall_timeout,
+            retry_for: options.retry_for,
+            rate: options.rate.clone(),
+        })
+    }
+
+    /// The same connections for another object of the same store.
+    #[cfg(feature = "cloud")]
+    pub(super) fn about(&self, name: String, authority: Arc<dyn Authority>) -> Self {
+        Self {
+            http: self.http.clone(),
+            url: self.url.clone(),
+            name,
+            generation: 0,
+            token: None,
+            authority: Some(authority),
+            ca_file: self.ca_file.clone(),
+            stall_timeout: self.stall_timeout,
+            retry_for: self.retry_for,
+            rate: self.rate.clone(),
+        }
+    }
+
+    /// Who signs requests, if somebody does.
+    #[cfg(feature = "cloud")]
+    pub(super) fn authority(&self) -> Option<&dyn Authority> {
+        self.authority.as_deref()
+    }
+
+    /// The client below.
+    #[cfg(feature = "cloud")]
+    pub(super) fn http(&self) -> &reqwest::Client {
+        &self.http
     }
 
     /// Of the links that the URL is one of.
@@ -181,8 +249,19 @@ impl Client {
         }
     }
 
-    /// GET, of the bytes `start..end` if given. Any 2xx or 416 is an answer.
-    pub(super) async fn get(&self, range: Option<(u64, u64)>) -> Result<Response, Trouble> {
+    /// GET, of the bytes `start..end` if given, of the version that has `etag` if that can be demanded.
+    /// Any 2xx or 416 is an answer.
+    pub(super) async fn get(
+        &self,
+        range: Option<(u64, u64)>,
+        etag: Option<&str>,
+    ) -> Result<Response, Trouble> {
+        #[cfg(feature = "cloud")]
+        if self.authority.is_some() {
+            return self.get_signed(range, etag).await;
+        }
+        // Exporters answer conditions wrongly.
+        let _not_asked_for = etag;
         let response = self.send(Method::GET, &self.url, range).await?;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             return Ok(response);
@@ -243,16 +322,12 @@ impl Client {
                 // Bytes are wanted as they are stored: ranges of an encoding are of no use.
                 .header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             if let Some((start, end)) = range {
-                request = request.header(header::RANGE, format!("bytes={start}-{}", end.saturating_sub(1)));
+                request = request.header(header::RANGE, range_header(start, end));
             }
             if let Some(token) = &self.token {
                 request = request.header(TOKEN_HEADER, token.value());
             }
-            let response = match tokio::time::timeout(self.stall_timeout, request.send()).await {
-                Err(_) => return Err(self.stalled()),
-                Ok(Err(error)) => return Err(self.explain(error)),
-                Ok(Ok(response)) => response,
-            };
+            let response = self.answer(request).await?;
             if response.status() == StatusCode::UNAUTHORIZED
                 && !renewed
                 && let Some(token) = &self.token
@@ -262,6 +337,15 @@ impl Client {
                 continue;
             }
             return Ok(response);
+        }
+    }
+
+    /// The head of the answer to `request`.
+    pub(super) async fn answer(&self, request: RequestBuilder) -> Result<Response, Trouble> {
+        match tokio::time::timeout(self.stall_timeout, request.send()).await {
+            Err(_) => Err(self.stalled()),
+            Ok(Err(error)) => Err(self.explain(error)),
+            Ok(Ok(response)) => Ok(response),
         }
     }
 
@@ -341,7 +425,7 @@ impl Client {
         let (what, hint) = match error {
             Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => (
                 "has expired",
-                "the certificate of an exporter is renewed daily: check this machine's clock, then the export"
+                "check this machine's clock, then the server: an exporter's certificate is renewed daily"
                     .to_owned(),
             ),
             Tls::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
@@ -349,12 +433,19 @@ impl Client {
             }
             Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => (
                 "is for another name",
-                "use a name that it carries; an exporter's is SERVICE.NAMESPACE.svc, never an address".to_owned(),
+                "use a name that it carries; an exporter's is SERVICE.NAMESPACE.svc, never an address"
+                    .to_owned(),
+            ),
+            #[cfg(feature = "cloud")]
+            Tls::InvalidCertificate(_) if self.authority.is_some() => (
+                "is not signed by a CA that is trusted here",
+                "name the CA of the store with --store-ca-file".to_owned(),
             ),
             Tls::InvalidCertificate(_) => (
                 "is not signed by a CA that is trusted here",
                 match &self.ca_file {
-                    None => "name the CA with --ca-file: that of an export is the 'cert' beside its links".to_owned(),
+                    None => "name the CA with --ca-file: that of an export is the 'cert' beside its links"
+                        .to_owned(),
                     Some(file) => format!(
                         "the CA in {} is another one; that of an export is the 'cert' beside its links, and changes \
                          within days",
@@ -378,7 +469,7 @@ impl Client {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Validators {
     /// Strong ETag.
-    etag: Option<String>,
+    pub(super) etag: Option<String>,
     last_modified: Option<String>,
     /// Who said so, redirects followed: mirrors have ETags of their own.
     origin: Origin,
@@ -619,6 +710,11 @@ pub(super) fn total_of(response: &Response) -> Option<u64> {
         .strip_prefix("*/")?
         .parse()
         .ok()
+}
+
+/// The range `start..end`, which is not empty.
+pub(super) fn range_header(start: u64, end: u64) -> String {
+    format!("bytes={start}-{}", end.saturating_sub(1))
 }
 
 fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {

@@ -138,7 +138,7 @@ async fn get_gzip(connection: &Connection) -> Result<(Arc<Client>, Response)> {
     let mut client = connection.client();
     let mut retry = Retry::new(&client, 1);
     loop {
-        match client.get(None).await {
+        match client.get(None, None).await {
             Ok(response) => return Ok((client, response)),
             Err(trouble) => {
                 connection.recover(&client, &mut retry, trouble).await?;

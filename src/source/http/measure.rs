@@ -143,7 +143,7 @@ async fn gzip_speed(connection: &Connection) -> Result<(f64, f64)> {
     let until = start + TRY_FOR;
     // Once: what is in trouble while it is tried is not worth waiting for, as the other link works.
     let client = connection.client();
-    let answer = timeout_at(until, client.get(None)).await;
+    let answer = timeout_at(until, client.get(None, None)).await;
     let mut response = match answer {
         Ok(Ok(response)) => response,
         Ok(Err(

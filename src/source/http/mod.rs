@@ -17,6 +17,8 @@ mod measure;
 mod probe;
 mod rate;
 mod retry;
+#[cfg(feature = "cloud")]
+mod signed;
 
 #[cfg(test)]
 mod server;
@@ -28,6 +30,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use reqwest::{Response, StatusCode, header};
 use tokio::sync::Semaphore;
 
+#[cfg(feature = "cloud")]
+pub(super) use self::probe::probe_signed;
+#[cfg(feature = "cloud")]
+pub(crate) use self::signed::{Answered, Ask, Authority, Refusal, SignedClient};
 use self::{
     client::{Client, Trouble, Validators},
     connection::Connection,
@@ -190,7 +196,7 @@ impl HttpStore {
     /// The response to a request for `start..end`, which is not empty: exactly that range, of the
     /// disk that was there at first.
     async fn get(&self, client: &Client, start: u64, end: u64) -> Result<Response, Trouble> {
-        let response = client.get(Some((start, end))).await?;
+        let response = client.get(Some((start, end)), self.validators.etag.as_deref()).await?;
         let name = client.name();
         let wrong = |message: String| Trouble::Wrong(Error::failed(message));
         match response.status() {

@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use reqwest::{Response, StatusCode, header};
 
+#[cfg(feature = "cloud")]
+use super::signed::{Ask, Authority};
 use super::{
     HttpInput, HttpOptions, HttpStore,
     client::{self, Client, Validators, header_text},
@@ -98,6 +100,45 @@ pub(in crate::source) async fn probe(url: &str, options: &HttpOptions) -> Result
     }
 }
 
+/// Asks an object store for the object at `url`, which `name` stands for in messages: the object and
+/// its first bytes.
+#[cfg(feature = "cloud")]
+pub(in crate::source) async fn probe_signed(
+    url: url::Url,
+    name: String,
+    authority: Arc<dyn Authority>,
+    options: &HttpOptions,
+) -> Result<(HttpStore, Bytes)> {
+    let client = Client::signed(url, name, authority, options).await?;
+    let mut retry = Retry::within(&client, 0, client.retry_for().min(PROBE_FOR));
+    loop {
+        // The length by HEAD is all that tells that an object is empty. A refusal comes again with GET,
+        // and there with a body that says why.
+        let looked = match client.send_signed(Ask::new(reqwest::Method::HEAD, client.url().clone())).await {
+            Err(trouble) => Err(trouble),
+            Ok(response) => {
+                let size = header_text(&response, &header::CONTENT_LENGTH).and_then(|len| len.parse().ok());
+                let head = response.status().is_success().then_some(Head { size });
+                look(&client, head.as_ref()).await
+            }
+        };
+        match looked {
+            Ok(Looked::Store { size, validators, head }) => {
+                let store = HttpStore::new(Connection::fixed(client), size, validators, options.connections);
+                return Ok((store, head));
+            }
+            Ok(Looked::Stream(_)) => {
+                return Err(Error::failed(format!(
+                    "the store does not answer range requests for {}",
+                    client.name()
+                ))
+                .with_hint("a proxy in between may take them away; or the object is served decompressed"));
+            }
+            Err(trouble) => retry.wait(trouble).await?,
+        }
+    }
+}
+
 /// HEAD tells size, token, path and TLS in one go. Compressed exports and signed URLs refuse it,
 /// which means nothing: then GET decides.
 async fn head(client: &Client) -> Result<Option<Head>> {
@@ -126,7 +167,7 @@ enum Looked {
 
 /// Fetches the first bytes by a range request: whether ranges work is seen, not believed.
 async fn look(client: &Client, head: Option<&Head>) -> Result<Looked, client::Trouble> {
-    let mut response = client.get(Some((0, to_u64(vmferry_formats::HEAD_LEN)))).await?;
+    let mut response = client.get(Some((0, to_u64(vmferry_formats::HEAD_LEN))), None).await?;
     let fatal = |error: Error| client::Trouble::Fatal(error);
     let wrong = |what: &str| fatal(Error::failed(format!("the server of {} {what}", client.name())));
     let validators = Validators::of(&response);
