@@ -20,7 +20,7 @@ use super::store::StoreArgs;
 #[cfg(feature = "kubevirt")]
 use super::{
     catalog::CatalogArgs, doctor::DoctorArgs, export::ExportArgs, gc::GcArgs, network::NetworkArgs,
-    snapshot::SnapshotArgs, vm::VmArgs, volume::VolumeArgs,
+    snapshot::SnapshotArgs, template::TemplateArgs, vm::VmArgs, volume::VolumeArgs,
 };
 use super::{
     completion::CompletionArgs,
@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Volume(VolumeArgs),
     #[cfg(feature = "kubevirt")]
     Network(NetworkArgs),
+    #[cfg(feature = "kubevirt")]
+    Template(TemplateArgs),
     /// List instancetypes: how large VMs may be
     #[cfg(feature = "kubevirt")]
     Instancetype(CatalogArgs),

@@ -37,6 +37,8 @@ mod store;
 #[cfg(feature = "kubevirt")]
 mod table;
 #[cfg(feature = "kubevirt")]
+mod template;
+#[cfg(feature = "kubevirt")]
 mod terminal;
 mod units;
 mod verify;
@@ -127,6 +129,8 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Pack(args) => pack::run(&args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Snapshot(args) => snapshot::run(args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Template(args) => template::run(args, output).await,
         Command::Verify(args) => verify::run(args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Vm(args) => vm::run(&args, output).await,
@@ -143,6 +147,8 @@ fn check_output_format(cli: &Cli) -> Result<(), Error> {
         Command::Vm(args) => args.has_rows(),
         #[cfg(feature = "kubevirt")]
         Command::Network(args) => args.has_rows(),
+        #[cfg(feature = "kubevirt")]
+        Command::Template(args) => args.has_rows(),
         #[cfg(feature = "kubevirt")]
         Command::Volume(args) => args.has_rows(),
         #[cfg(feature = "kubevirt")]

@@ -217,7 +217,8 @@ fn render<R: Report>(report: &R, format: OutputFormat, pretty: bool, out: &mut V
     out.write_all(b"\n")
 }
 
-fn yaml(value: &impl Serialize) -> io::Result<String> {
+/// A value as YAML.
+pub(crate) fn yaml(value: &impl Serialize) -> io::Result<String> {
     serde_saphyr::to_string(value).map_err(io::Error::other)
 }
 

@@ -85,14 +85,23 @@ impl Cluster {
     }
 
     async fn version_of(&self, group: &str, known: &[&'static str], gate: &str) -> Result<&'static str> {
+        let hint = format!(
+            "is this the right cluster ({})? KubeVirt before 1.8 needs its feature gate {gate}",
+            self.url()
+        );
+        self.version_or(group, known, hint).await
+    }
+
+    /// The first of `known` versions that a group has; `hint` says why there may be none.
+    pub(super) async fn version_or(
+        &self,
+        group: &str,
+        known: &[&'static str],
+        hint: String,
+    ) -> Result<&'static str> {
         let call =
             Call { verb: "get", resource: group, what: &format!("API group {group}"), namespace: None };
-        let none = |what: String| {
-            Error::new(ErrorKind::Cluster, what).with_hint(format!(
-                "is this the right cluster ({})? KubeVirt before 1.8 needs its feature gate {gate}",
-                self.url()
-            ))
-        };
+        let none = |what: String| Error::new(ErrorKind::Cluster, what).with_hint(hint);
         match self.get(&call, &format!("/apis/{group}")).await {
             Ok(answer) => choose(&answer, known).ok_or_else(|| {
                 none(format!("the cluster serves {group} only in versions that are not known here"))

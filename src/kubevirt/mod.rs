@@ -35,6 +35,7 @@ mod resource;
 mod session;
 mod snapshot;
 mod snapshots;
+mod templates;
 mod time;
 pub mod types;
 mod vm;
@@ -64,6 +65,7 @@ pub use self::{
         OwnershipPolicy, ReadinessPolicy, RestoreRequest, RestoreVolumePolicy, Restored, SnapshotInfo,
         SnapshotPages, SnapshotRequest, SnapshotVolumesInfo, Snapshots,
     },
+    templates::{Processed, TemplateInfo, TemplateMade, TemplateParameter, Templates},
     time::go_duration,
     vm::Power,
     vms::{

@@ -93,6 +93,14 @@ impl Resource {
         Self::new(INSTANCETYPE_GROUP, version, kind, plural)
     }
 
+    pub(super) fn templates(version: &str) -> Self {
+        Self::new(TEMPLATE_GROUP, version, "VirtualMachineTemplate", "virtualmachinetemplates")
+    }
+
+    pub(super) fn template_requests(version: &str) -> Self {
+        Self::new(TEMPLATE_GROUP, version, "VirtualMachineTemplateRequest", "virtualmachinetemplaterequests")
+    }
+
     pub(super) fn clones(version: &str) -> Self {
         Self::new(CLONE_GROUP, version, "VirtualMachineClone", "virtualmachineclones")
     }
@@ -129,6 +137,12 @@ pub(super) const SNAPSHOT_GROUP: &str = "snapshot.kubevirt.io";
 
 /// Group of instancetypes and preferences.
 pub(super) const INSTANCETYPE_GROUP: &str = "instancetype.kubevirt.io";
+
+/// Group of templates.
+pub(super) const TEMPLATE_GROUP: &str = "template.kubevirt.io";
+
+/// Group of what processes them.
+pub(super) const TEMPLATE_SERVER: &str = "subresources.template.kubevirt.io";
 
 /// Group of VirtualMachineClones.
 pub(super) const CLONE_GROUP: &str = "clone.kubevirt.io";

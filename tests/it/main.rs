@@ -34,6 +34,8 @@ mod snapshot;
 mod sources;
 mod support;
 #[cfg(feature = "kubevirt")]
+mod template;
+#[cfg(feature = "kubevirt")]
 mod vm;
 #[cfg(feature = "kubevirt")]
 mod volume;

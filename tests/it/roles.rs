@@ -120,6 +120,12 @@ fn prove(cluster: &Cluster, files: &[&str], given: &BTreeSet<Right>, lines: &[&s
 fn vms(cluster: &Cluster) {
     let disk = Disk::pattern(1 << 20, 1);
     cluster.sim.add_vm(Vm::new("demo", "off").disk("root", disk.clone()).instancetype("u1.small"));
+    let tiny = serde_json::json!({
+        "metadata": {"name": "tiny", "namespace": "demo"},
+        "spec": {"virtualMachine": {"metadata": {"name": "small"}, "spec": {
+            "runStrategy": "Halted", "template": {"spec": {"domain": {"devices": {}}}}}}},
+    });
+    cluster.sim.add_object("virtualmachinetemplates", tiny);
     cluster.sim.add_vm(Vm::new("demo", "on").disk("root", disk).running(true).migratable().agent(true));
 }
 
@@ -152,6 +158,8 @@ fn the_role_to_read_is_enough_and_no_more() {
             "network list demo/on",
             "instancetype list -n demo",
             "preference list -n demo",
+            "template list -n demo",
+            "template get demo/tiny",
             "snapshot list -A",
             "snapshot get demo/s",
         ],
@@ -193,6 +201,9 @@ fn the_role_to_operate_is_enough_and_no_more() {
             "vm stop demo/off",
             "vm migrate demo/on",
             "vm screenshot demo/on --output -",
+            "template process demo/tiny",
+            "template process demo/tiny --create",
+            "template create demo/off",
             "vm console demo/on --pipe --timeout 100ms",
             "volume attach demo/on scratch",
             "volume detach demo/on scratch",

@@ -47,6 +47,8 @@ pub struct Config {
     pub default_ttl: Duration,
     /// Whether the cluster has a metrics server; discovery does not show it.
     pub metrics_server: bool,
+    /// Whether the server of templates runs, where the release has templates; discovery does not show it.
+    pub template_server: bool,
     /// API groups that the cluster does not have, as if what serves them were not installed.
     pub absent_groups: Vec<String>,
     /// How often a watch that asked for bookmarks gets one.
@@ -74,6 +76,7 @@ impl Default for Config {
             expandable: false,
             default_ttl: Duration::from_secs(2 * 3600),
             metrics_server: false,
+            template_server: true,
             absent_groups: Vec::new(),
             bookmark_interval: Duration::from_secs(1),
         }

@@ -15,6 +15,7 @@ pub(crate) mod resources;
 mod simulator;
 mod subresources;
 mod table;
+mod templates;
 mod watch;
 
 use std::{sync::Arc, time::Instant};
@@ -221,6 +222,9 @@ async fn route(
             if world.config.metrics_server =>
         {
             metrics::pods(world, &user, namespace, &Query::parse(request.uri().query()))
+        }
+        ["apis", "subresources.template.kubevirt.io", rest @ ..] if templates::is_served(world) => {
+            templates::handle(world, &user, rest, request).await
         }
         ["apis", group] => {
             let group = discovery::group(&world.resources, group).ok_or_else(Refusal::no_such_path)?;

@@ -15,6 +15,7 @@ mod network;
 mod restore;
 mod snapshot;
 mod source;
+mod template;
 pub(crate) mod vm;
 
 use std::{sync::Arc, time::Duration};
@@ -40,7 +41,7 @@ pub(crate) async fn run(world: Arc<World>) {
 
 /// One step of each controller.
 fn step(world: &World) {
-    let controllers: [fn(&World, &mut State); 11] = [
+    let controllers: [fn(&World, &mut State); 12] = [
         |_, state| garbage::step(state),
         claims::step,
         vm::step,
@@ -50,6 +51,7 @@ fn step(world: &World) {
         snapshot::step,
         restore::step,
         clone::step,
+        template::step,
         export::step,
         kubelet::step,
     ];
