@@ -97,10 +97,12 @@ fn is_made_of(found: &Value, asked: &Value) -> bool {
     spec(asked).iter().all(|(field, value)| found.get(field) == Some(value))
 }
 
-/// An error about a field that is too new for the cluster says so.
+/// An error about a field, or a value of one, that is too new for the cluster says so.
 fn unknown_field(error: Error) -> Error {
     let text = told(&error);
-    let Some((_, rest)) = text.split_once("unknown field \"spec.") else { return error };
+    let found =
+        ["unknown field \"spec.", "Unsupported value: \""].into_iter().find_map(|part| text.split_once(part));
+    let Some((_, rest)) = found else { return error };
     let field = rest.split('"').next().unwrap_or_default();
     let since = FIELDS.iter().find(|(name, _)| *name == field).map(|(_, since)| *since);
     let needs = since.map_or_else(String::new, |since| format!("it needs KubeVirt {since} or newer; "));
@@ -109,8 +111,9 @@ fn unknown_field(error: Error) -> Error {
         .with_source(Error::failed(text))
 }
 
-/// Since when KubeVirt has fields that older versions lack.
-const FIELDS: [(&str, &str); 6] = [
+/// Since when KubeVirt has fields, and values of them, that older versions lack.
+const FIELDS: [(&str, &str); 7] = [
+    ("PrefixTargetName", "1.8"),
     ("addedNodeSelector", "1.6"),
     ("patches", "1.6"),
     ("targetReadinessPolicy", "1.5"),

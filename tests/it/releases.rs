@@ -1,134 +1,427 @@
-//! What each release of KubeVirt has and lacks (contract section 0, 4, 6), and what vmferry makes of it.
+//! What each release of KubeVirt has and lacks, and what vmferry makes of it: a test for each row of the contract.
 
 use serde_json::json;
-use vmferry_sim::{Config, Disk, Rule, Vm};
+use vmferry_sim::{Action, Config, Disk, Rule, Server, Vm};
 
-use crate::vm::{Cluster, text};
+use crate::{
+    support::{scratch, wait_for},
+    vm::{Cluster, text},
+};
 
-/// A row of the contract: what a release serves and knows.
+/// A release, and what the contract says of it.
 struct Release {
     minor: u32,
-    /// Section 0: versions of `snapshot.kubevirt.io` and `clone.kubevirt.io` that are spoken.
+    /// Section 0: the versions of `export.kubevirt.io`, `snapshot.kubevirt.io` and `clone.kubevirt.io` that are spoken.
+    exports: &'static str,
     snapshots: &'static str,
     clones: &'static str,
-    /// Section 6.2: `targetReadinessPolicy` from 1.5, `volumeRestorePolicy` from 1.6, `volumeOwnershipPolicy` from 1.7.
-    readiness: bool,
-    volume_names: bool,
-    ownership: bool,
-    /// Section 6.4: `addedNodeSelector` from 1.6.
-    target_node: bool,
-    /// Section 6.1: `sourceIndications` from 1.7, `indications` before.
+    /// Section 0: the version of `template.kubevirt.io`, if there is any.
+    templates: Option<&'static str>,
+    /// Section 9: whether `VMExport` must be listed.
+    export_gate: bool,
+    /// Section 1.8: whether a VM whose guest has ended is not in use.
+    frees_ended: bool,
+    /// Section 6.1: `sourceIndications`, or `indications`.
     source_indications: bool,
+    /// Section 4.5: whether networks come while a guest runs, once `HotplugNICs` is listed; whether links can be set.
+    networks: bool,
+    links: bool,
 }
 
 const RELEASES: [Release; 4] = [
     Release {
         minor: 0,
+        exports: "v1alpha1",
         snapshots: "v1alpha1",
         clones: "v1alpha1",
-        readiness: false,
-        volume_names: false,
-        ownership: false,
-        target_node: false,
+        templates: None,
+        export_gate: true,
+        frees_ended: false,
         source_indications: false,
+        networks: false,
+        links: false,
     },
     Release {
         minor: 3,
+        exports: "v1beta1",
         snapshots: "v1beta1",
         clones: "v1alpha1",
-        readiness: false,
-        volume_names: false,
-        ownership: false,
-        target_node: false,
+        templates: None,
+        export_gate: true,
+        frees_ended: false,
         source_indications: false,
+        networks: true,
+        links: false,
     },
     Release {
         minor: 6,
+        exports: "v1beta1",
         snapshots: "v1beta1",
         clones: "v1beta1",
-        readiness: true,
-        volume_names: true,
-        ownership: false,
-        target_node: true,
+        templates: None,
+        export_gate: true,
+        frees_ended: true,
         source_indications: false,
+        networks: true,
+        links: true,
     },
     Release {
         minor: 9,
+        exports: "v1",
         snapshots: "v1beta1",
         clones: "v1beta1",
-        readiness: true,
-        volume_names: true,
-        ownership: true,
-        target_node: true,
+        templates: Some("v1beta1"),
+        export_gate: false,
+        frees_ended: true,
         source_indications: true,
+        networks: true,
+        links: true,
     },
 ];
 
-#[test]
-fn every_release_is_used_as_far_as_it_goes() {
-    for release in &RELEASES {
-        let minor = release.minor;
-        let cluster = Cluster::with(Config { kubevirt_version: (1, minor), ..Config::default() });
-        let vm = |name: &str| Vm::new("demo", name).disk("root", Disk::zeros(1 << 20));
+impl Release {
+    /// A cluster of this release, with a VM that is off and one that runs.
+    fn start(&self, config: Config) -> Cluster {
+        let cluster = Cluster::with(Config { kubevirt_version: (1, self.minor), ..config });
+        let vm = |name: &str| Vm::new("demo", name).disk("root", Disk::pattern(1 << 20, 1));
         cluster.sim.add_vm(vm("db"));
         cluster.sim.add_vm(vm("on").running(true).agent(true).migratable().instancetype("u1.large"));
+        cluster
+    }
 
-        // What is the same everywhere.
-        for line in [
-            "vm list -A -o wide",
-            "vm get demo/on",
-            "vm start demo/db --paused",
-            "vm unpause demo/db",
-            "vm restart demo/db",
-            "vm stop demo/db",
-            "vm migrate demo/on",
-            "snapshot create demo/on --name s --quiesce require",
-            "snapshot create demo/db --name t",
-            "vm clone demo/db copy",
-            "instancetype list",
-            "preference list",
-        ] {
+    /// Runs lines that must succeed.
+    #[track_caller]
+    fn does(&self, cluster: &Cluster, lines: &[&str]) {
+        for line in lines {
             let done = cluster.run(line);
-            assert_eq!(done.code, Some(0), "1.{minor}: {line}: {}", done.stderr);
+            assert_eq!(done.code, Some(0), "1.{}: {line}: {}", self.minor, done.stderr);
         }
+    }
 
-        // The newest version that the release serves is spoken.
-        let spoken = |group: &str, version: &str| {
-            let part = format!("/apis/{group}/");
-            let requests = cluster.sim.requests();
-            let mut all = requests.iter().filter_map(|request| request.path.strip_prefix(&part)).peekable();
-            assert!(all.peek().is_some(), "1.{minor}: {group}");
-            assert!(all.all(|rest| rest.starts_with(version)), "1.{minor}: {group} is spoken as {version}");
-        };
-        spoken("snapshot.kubevirt.io", release.snapshots);
-        spoken("clone.kubevirt.io", release.clones);
+    /// Demands that a group was spoken in this version and in no other.
+    #[track_caller]
+    fn spoke(&self, cluster: &Cluster, group: &str, version: &str) {
+        let part = format!("/apis/{group}/");
+        let requests = cluster.sim.requests();
+        let api = requests.iter().filter(|request| request.server == Server::Api);
+        let mut all = api.filter_map(|request| request.path.strip_prefix(&part)).peekable();
+        assert!(all.peek().is_some(), "1.{}: {group} was not spoken", self.minor);
+        let wanted = format!("{version}/");
+        for rest in all {
+            assert!(rest.starts_with(&wanted), "1.{}: {group}: {rest}, not {version}", self.minor);
+        }
+    }
 
-        // Indications are read from where the release has them.
+    /// Runs a line with a field that came with a later release, or demands that this is told.
+    #[track_caller]
+    fn knows(&self, cluster: &Cluster, line: &str, field: &str, since: u32) {
+        if self.minor >= since {
+            self.does(cluster, &[line]);
+        } else {
+            let (lacks, newer) =
+                (format!("this version of KubeVirt does not know {field}"), format!("1.{since} or newer"));
+            cluster.refused(line, 7, &[&lacks, &newer]);
+        }
+    }
+}
+
+/// Section 0: "`kubevirt.io` | v1", "`subresources.kubevirt.io` | v1 (preferred), v1alpha3 | same | same".
+#[test]
+fn vms_and_their_calls_are_spoken_in_v1_everywhere() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        release.does(
+            &cluster,
+            &[
+                "vm list -A -o wide",
+                "vm get demo/on",
+                "vm start demo/db --paused",
+                "vm unpause demo/db",
+                "vm pause demo/db",
+                "vm unpause demo/db",
+                "vm restart demo/db",
+                "vm stop demo/db",
+                "vm migrate demo/on",
+                "vm screenshot demo/on --output -",
+                "vm console demo/on --pipe --timeout 100ms",
+            ],
+        );
+        release.spoke(&cluster, "kubevirt.io", "v1");
+        release.spoke(&cluster, "subresources.kubevirt.io", "v1");
+    }
+}
+
+/// Section 0: "`export.kubevirt.io` | v1alpha1 | v1alpha1, v1beta1 | v1beta1 (deprecated, warning header), v1 (storage).
+/// v1alpha1 gone".
+#[test]
+fn exports_are_spoken_in_the_newest_version() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        let place = scratch();
+        release.does(&cluster, &[&format!("export demo/db --output {}/", place.path().display())]);
+        release.spoke(&cluster, "export.kubevirt.io", release.exports);
+        assert!(place.path().join("db/root.qcow2").exists(), "1.{}", release.minor);
+    }
+}
+
+/// Section 1.5: "`<ver>` in the path is v1alpha1 (≤1.2), v1beta1 (1.3–1.8), v1 (≥1.9) … Use links verbatim".
+#[test]
+fn links_are_used_as_they_are() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        let (place, ca) = (scratch(), scratch());
+        let file = ca.path().join("ca.pem");
+        std::fs::write(&file, cluster.sim.ingress_ca_pem()).unwrap();
+        let line = format!(
+            "export demo/db --reach external --ca-file {} --output {}/",
+            file.display(),
+            place.path().display()
+        );
+        release.does(&cluster, &[&line]);
+        let requests = cluster.sim.requests();
+        let proxied: Vec<&str> = requests
+            .iter()
+            .filter(|request| request.server == Server::Proxy)
+            .map(|request| request.path.as_str())
+            .collect();
+        let part = format!("/api/export.kubevirt.io/{}/namespaces/demo/", release.exports);
+        assert!(
+            !proxied.is_empty() && proxied.iter().all(|path| path.starts_with(&part)),
+            "{part}: {proxied:?}"
+        );
+    }
+}
+
+/// Section 9: "VMExport | must be listed ≤1.7; on by default 1.8 (beta); GA 1.9".
+#[test]
+fn the_gate_of_exports_is_named_where_it_is_needed() {
+    for release in &RELEASES {
+        let cluster = release.start(Config { export_gate: false, ..Config::default() });
+        let place = scratch();
+        let line = format!("export demo/db --output {}/", place.path().display());
+        if release.export_gate {
+            cluster.refused(&line, 7, &["feature gate VMExport", "featureGates"]);
+        } else {
+            release.does(&cluster, &[&line]);
+        }
+    }
+}
+
+/// Section 9: "Snapshot | must be listed ≤1.7; default on ≥1.8": whoever has it off is told so in every release.
+#[test]
+fn the_gate_of_snapshots_is_named() {
+    for release in &RELEASES {
+        let cluster = release.start(Config { snapshot_gate: false, ..Config::default() });
+        let place = scratch();
+        for line in
+            ["snapshot create demo/db", &format!("export demo/on --output {}/", place.path().display())]
+        {
+            cluster.refused(line, 7, &["feature gate Snapshot", "featureGates"]);
+        }
+    }
+}
+
+/// Section 1.8: "VM | VM exists; no VMI, or (≥1.5, #13240) VMI Succeeded/Failed".
+#[test]
+fn a_guest_that_has_ended_is_in_use_before_1_5() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        let vm = Vm::new("demo", "ended").disk("root", Disk::pattern(1 << 20, 1)).strategy("Manual");
+        cluster.sim.add_vm(vm.running(true));
+        let (namespace, name) = ("demo".to_owned(), "ended".to_owned());
+        cluster.sim.act(Action::EndGuest { namespace, name, failed: false });
+        wait_for("the end of the guest", || {
+            cluster.object("virtualmachineinstances", "ended").unwrap()["status"]["phase"] == "Succeeded"
+        });
+        let place = scratch();
+        let line = format!("export demo/ended --output {}/ --wait 2s", place.path().display());
+        if release.frees_ended {
+            release.does(&cluster, &[&line]);
+        } else {
+            cluster.refused(&line, 8, &["in use"]);
+        }
+    }
+}
+
+/// Section 0: "`snapshot.kubevirt.io` | v1alpha1 | v1alpha1, v1beta1 | v1alpha1, v1beta1 (use v1beta1)".
+#[test]
+fn snapshots_are_spoken_in_the_newest_version() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        release.does(
+            &cluster,
+            &[
+                "snapshot create demo/db --name t",
+                "snapshot list -A",
+                "snapshot get demo/t",
+                "snapshot restore demo/t",
+                "snapshot delete demo/t --yes",
+            ],
+        );
+        release.spoke(&cluster, "snapshot.kubevirt.io", release.snapshots);
+    }
+}
+
+/// Section 6.1: "`sourceIndications[]{indication,message}` (≥1.7), `indications[]` (older)".
+#[test]
+fn indications_are_read_from_where_the_release_has_them() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        release.does(&cluster, &["snapshot create demo/on --name s --quiesce require"]);
         let snapshot = cluster.json("snapshot get demo/s");
-        assert_eq!(snapshot["consistency"], "guest-agent", "1.{minor}");
-        assert_eq!(snapshot["indications"], json!(["GuestAgent", "Online"]), "1.{minor}");
+        assert_eq!(snapshot["consistency"], "guest-agent", "1.{}", release.minor);
+        assert_eq!(snapshot["indications"], json!(["GuestAgent", "Online"]), "1.{}", release.minor);
         let raw = cluster.object("virtualmachinesnapshots", "s").unwrap();
-        assert_eq!(!raw["status"]["sourceIndications"].is_null(), release.source_indications, "1.{minor}");
+        let has_source = !raw["status"]["sourceIndications"].is_null();
+        assert_eq!(has_source, release.source_indications, "1.{}", release.minor);
+    }
+}
 
-        // What a release lacks is a named error, not something that is dropped.
-        for (line, field, is_known) in [
-            ("snapshot restore demo/t --if-running fail", "targetReadinessPolicy", release.readiness),
-            ("snapshot restore demo/t --volume-names in-place", "volumeRestorePolicy", release.volume_names),
-            ("snapshot restore demo/t --volume-owner none", "volumeOwnershipPolicy", release.ownership),
-            ("vm migrate demo/on --target-node node-3", "addedNodeSelector", release.target_node),
-        ] {
-            if is_known {
-                let done = cluster.run(line);
-                assert_eq!(done.code, Some(0), "1.{minor}: {line}: {}", done.stderr);
+/// Restores with a field, in every release.
+#[track_caller]
+fn restores(option: &str, field: &str, since: u32) {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        release.does(&cluster, &["snapshot create demo/db --name t"]);
+        release.knows(&cluster, &format!("snapshot restore demo/t {option}"), field, since);
+        // What is refused leaves nothing behind that would be in the way.
+        release.does(&cluster, &["snapshot restore demo/t"]);
+    }
+}
+
+/// Section 6.2: "`targetReadinessPolicy` (≥1.5)".
+#[test]
+fn restores_wait_for_their_target_from_1_5_on() {
+    restores("--if-running fail", "targetReadinessPolicy", 5);
+}
+
+/// Section 6.2: "`volumeRestorePolicy` (≥1.6) | `RandomizeNames` (default), `InPlace`".
+#[test]
+fn restores_keep_names_of_volumes_from_1_6_on() {
+    restores("--volume-names in-place", "volumeRestorePolicy", 6);
+}
+
+/// Section 6.2: "`PrefixTargetName` (≥1.8)".
+#[test]
+fn restores_name_volumes_after_their_target_from_1_8_on() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        release.does(&cluster, &["snapshot create demo/db --name t"]);
+        // Before 1.6 it is the field that is not known.
+        let field =
+            if release.minor < 6 { ("volumeRestorePolicy", "1.6") } else { ("PrefixTargetName", "1.8") };
+        let line = "snapshot restore demo/t --volume-names prefix";
+        if release.minor >= 8 {
+            release.does(&cluster, &[line]);
+        } else {
+            let lacks = format!("this version of KubeVirt does not know {}", field.0);
+            cluster.refused(line, 7, &[&lacks, &format!("{} or newer", field.1)]);
+        }
+    }
+}
+
+/// Section 6.2: "`volumeOwnershipPolicy` (≥1.7) | `Vm` (default), `None`".
+#[test]
+fn restores_own_volumes_or_not_from_1_7_on() {
+    restores("--volume-owner none", "volumeOwnershipPolicy", 7);
+}
+
+/// Section 0: "`clone.kubevirt.io` | v1alpha1 | v1alpha1; v1beta1 from 1.5 | v1alpha1, v1beta1".
+#[test]
+fn clones_are_spoken_in_the_newest_version() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        release.does(&cluster, &["vm clone demo/db copy"]);
+        release.spoke(&cluster, "clone.kubevirt.io", release.clones);
+    }
+}
+
+/// Section 6.4: "`addedNodeSelector` (≥1.6)".
+#[test]
+fn guests_are_sent_to_a_node_from_1_6_on() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        release.knows(&cluster, "vm migrate demo/on --target-node node-3", "addedNodeSelector", 6);
+        release.does(&cluster, &["vm migrate demo/on"]);
+    }
+}
+
+/// Section 0: "`instancetype.kubevirt.io` | v1alpha1/2, v1beta1 | same; only v1beta1 from 1.7 | v1beta1".
+#[test]
+fn instancetypes_are_spoken_in_v1beta1_everywhere() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        release.does(&cluster, &["instancetype list", "preference list"]);
+        release.spoke(&cluster, "instancetype.kubevirt.io", "v1beta1");
+    }
+}
+
+/// Section 0: "`template.kubevirt.io` | – | v1alpha1 from 1.8 | v1alpha1, v1beta1".
+#[test]
+fn templates_are_there_from_1_8_on() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        match release.templates {
+            None => cluster.refused(
+                "template list -A",
+                7,
+                &["the cluster does not know template.kubevirt.io", "Templates came with KubeVirt 1.8"],
+            ),
+            Some(version) => {
+                release.does(&cluster, &["template list -A", "template create demo/db"]);
+                release.spoke(&cluster, "template.kubevirt.io", version);
+            }
+        }
+    }
+}
+
+/// Section 4.4: "any version with gate HotplugVolumes or, ≥1.6, DeclarativeHotplugVolumes; neither → 400".
+#[test]
+fn volumes_come_while_a_guest_runs_where_a_gate_lets_them() {
+    for release in &RELEASES {
+        for gate in [true, false] {
+            let cluster = release.start(Config { hotplug_gate: gate, ..Config::default() });
+            cluster.sim.add_pvc("demo", "more", Disk::zeros(1 << 20), vmferry_sim::PvcKind::Block);
+            if gate {
+                release.does(&cluster, &["volume attach demo/on more", "volume detach demo/on more"]);
             } else {
                 cluster.refused(
-                    line,
+                    "volume attach demo/on more",
                     7,
-                    &[&format!("this version of KubeVirt does not know {field}"), "or newer"],
+                    &["feature gate HotplugVolumes", "featureGates"],
                 );
             }
         }
-        cluster.run("snapshot restore demo/t").expect(0);
+    }
+}
+
+/// Section 4.5: "Hotplug (GA 1.4; gate HotplugNICs 1.1–1.3)". What 1.0 cannot do counts from the next restart.
+#[test]
+fn networks_come_while_a_guest_runs_from_1_1_on() {
+    for release in &RELEASES {
+        let cluster = release.start(Config { multus: true, ..Config::default() });
+        let lan = json!({"metadata": {"name": "lan", "namespace": "demo"}, "spec": {"config": "{}"}});
+        cluster.sim.add_object("network-attachment-definitions", lan);
+        let attached = cluster.json("network attach demo/on lan");
+        assert_eq!(attached["complete"], release.networks, "1.{}", release.minor);
+        assert_eq!(attached["needs"] == "restart", !release.networks, "1.{}", release.minor);
+    }
+}
+
+/// Section 4.5: "Link: `state: up|down` (≥1.5)".
+#[test]
+fn links_are_set_from_1_5_on() {
+    for release in &RELEASES {
+        let cluster = release.start(Config::default());
+        if release.links {
+            release.does(&cluster, &["network set-link demo/on default down"]);
+        } else {
+            cluster.refused(
+                "network set-link demo/on default down",
+                7,
+                &["this version of KubeVirt does not know", "1.5 or newer"],
+            );
+        }
     }
 }
 

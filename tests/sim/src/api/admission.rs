@@ -149,6 +149,9 @@ pub(super) fn create(call: &Call<'_>, state: &mut State, object: &mut Value) -> 
             check_snapshot_gate(config, RESTORE_WEBHOOK)?;
             check_restore_target(&object["spec"]["target"])?;
             check_restore(state, object)?;
+            if !config.at_least(8) && object["spec"]["volumeRestorePolicy"] == "PrefixTargetName" {
+                return Err(unknown_policy(object));
+            }
             if config.at_least(5) && object["spec"]["targetReadinessPolicy"].is_null() {
                 object["spec"]["targetReadinessPolicy"] = "WaitGracePeriod".into();
             }
@@ -312,6 +315,16 @@ fn check_restore(state: &State, restore: &Value) -> Result<(), Refusal> {
         return Err(Refusal::denied_field(RESTORE_WEBHOOK, "spec", message));
     }
     Ok(())
+}
+
+/// What the schema says to a policy that came with 1.8.
+fn unknown_policy(restore: &Value) -> Refusal {
+    let field = "spec.volumeRestorePolicy";
+    let why = "Unsupported value: \"PrefixTargetName\": supported values: \"RandomizeNames\", \"InPlace\"";
+    let name = store::name(restore);
+    let message = format!("VirtualMachineRestore.snapshot.kubevirt.io \"{name}\" is invalid: {field}: {why}");
+    let causes = json!({"causes": [{"reason": "FieldValueNotSupported", "message": why, "field": field}]});
+    Refusal::new(hyper::StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message, causes)
 }
 
 fn check_restore_target(target: &Value) -> Result<(), Refusal> {
