@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use vmferry::{
     formats::{
         Compression, Format,
@@ -24,6 +24,7 @@ use super::{
 };
 use super::{
     completion::CompletionArgs,
+    config::{ConfigArgs, Settings},
     convert::ConvertArgs,
     digest::DigestArgs,
     inspect::InspectArgs,
@@ -83,6 +84,7 @@ pub(crate) enum Command {
     Map(MapArgs),
     Digest(DigestArgs),
     Verify(VerifyArgs),
+    Config(ConfigArgs),
     Completion(CompletionArgs),
 }
 
@@ -115,8 +117,9 @@ Exit codes:
   130  stopped by SIGINT, 143 by SIGTERM; run the same command again to resume
 
 Environment:
-  VMFERRY_LOG  log filter, for instance debug or vmferry=trace; replaces the level of -v and -q
-  NO_COLOR     no colours in logs";
+  VMFERRY_CONFIG  the configuration file; 'vmferry config show' tells what is set, and by whom
+  VMFERRY_LOG     log filter, for instance debug or vmferry=trace; replaces the level of -v and -q
+  NO_COLOR        no colours in logs";
 
 /// Options of every command.
 #[derive(Args, Debug)]
@@ -141,9 +144,22 @@ pub(crate) struct GlobalArgs {
     /// How log lines look: json is an object a line
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text", value_enum)]
     pub(crate) log_format: LogFormat,
+
+    /// What is logged, by name instead of -v: warn by default
+    #[arg(long, global = true, value_name = "LEVEL", value_enum, conflicts_with_all = ["quiet", "verbose"])]
+    pub(crate) log_level: Option<LogLevel>,
+
+    /// The configuration file [default: VMFERRY_CONFIG, or vmferry/config.yaml in XDG_CONFIG_HOME or
+    /// ~/.config]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// What is set besides flags.
+    #[arg(skip)]
+    pub(crate) settings: Settings,
 }
 
-// The values of these three explain themselves: without descriptions the help stays short.
+// The values of these four explain themselves: without descriptions the help stays short.
 
 /// How results look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -170,6 +186,17 @@ pub(crate) enum ProgressMode {
 pub(crate) enum LogFormat {
     Text,
     Json,
+}
+
+/// What is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    Error,
+    #[value(alias = "warning")]
+    Warn,
+    Info,
+    Debug,
+    Trace,
 }
 
 /// How sources are read.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 use vmferry::{
     Error,
     kubevirt::{Cluster, ClusterOptions},
@@ -22,9 +22,8 @@ pub(crate) struct ClusterArgs {
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
 
-    /// The namespace [default: that of the context]
-    #[arg(short, long, value_name = "NAME")]
-    namespace: Option<String>,
+    #[command(flatten)]
+    namespace: NamespaceArg,
 
     /// The user to act as
     #[arg(long = "as", value_name = "USER")]
@@ -51,7 +50,7 @@ impl ClusterArgs {
         namespace: Option<&str>,
         retry_for: Option<Duration>,
     ) -> Result<Cluster, Error> {
-        if let (Some(named), Some(other)) = (&self.namespace, namespace)
+        if let (Some(named), Some(other)) = (&self.namespace.named, namespace)
             && named != other
         {
             return Err(Error::usage(format!("two namespaces are named: {named} and {other}")));
@@ -60,13 +59,55 @@ impl ClusterArgs {
         let options = ClusterOptions {
             kubeconfig: self.kubeconfig.clone(),
             context: self.context.clone(),
-            namespace: self.namespace.clone().or_else(|| namespace.map(str::to_owned)),
+            namespace: self.namespace.or(namespace),
             act_as: self.act_as.clone(),
             act_as_groups: self.act_as_groups.clone(),
             timeout: self.request_timeout,
             retry_for: retry_for.unwrap_or(default.retry_for).min(default.retry_for),
         };
         Cluster::connect(&options).await
+    }
+}
+
+/// A namespace that was named, or one that is only set: what stands before the name of a VM counts before
+/// that.
+#[derive(Clone, Debug, Default)]
+struct NamespaceArg {
+    named: Option<String>,
+    set: Option<String>,
+}
+
+impl NamespaceArg {
+    /// The namespace that counts, where `other` stands before a name.
+    fn or(&self, other: Option<&str>) -> Option<String> {
+        self.named.clone().or_else(|| other.map(str::to_owned)).or_else(|| self.set.clone())
+    }
+}
+
+// By hand, because what clap derives does not tell a default from a flag.
+impl Args for NamespaceArg {
+    fn augment_args(command: Command) -> Command {
+        let help = "The namespace [default: that of the context]";
+        command.arg(Arg::new("namespace").short('n').long("namespace").value_name("NAME").help(help))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for NamespaceArg {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let value = matches.get_one::<String>("namespace").cloned();
+        Ok(match matches.value_source("namespace") {
+            Some(ValueSource::DefaultValue) => Self { named: None, set: value },
+            _ => Self { named: value, set: None },
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 

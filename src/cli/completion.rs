@@ -1,11 +1,9 @@
 //! `vmferry completion`: completion scripts for shells.
 
-use std::ffi::OsStr;
-
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
-use super::{Cli, Failure, PLUGIN_NAME, is_plugin, output::Output};
+use super::{Cli, Failure, output::Output, plugin};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -23,9 +21,7 @@ pub(crate) struct CompletionArgs {
 }
 
 pub(super) fn run(args: &CompletionArgs, output: &Output) -> Result<(), Failure> {
-    let program = std::env::args_os().next();
-    let plugin = program.as_deref().map(OsStr::as_ref).is_some_and(is_plugin);
-    Ok(output.raw(&script(args.shell, if plugin { PLUGIN_NAME } else { "vmferry" }))?)
+    Ok(output.raw(&script(args.shell, plugin::binary()))?)
 }
 
 fn script(shell: Shell, name: &str) -> Vec<u8> {
@@ -40,6 +36,7 @@ mod tests {
     use clap::ValueEnum as _;
 
     use super::*;
+    use crate::cli::plugin::PLUGIN_NAME;
 
     #[test]
     fn every_shell_gets_a_script_that_knows_the_commands() {

@@ -4,7 +4,7 @@ use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 use vmferry::Error;
 
 use super::{
-    args::{GlobalArgs, LogFormat},
+    args::{GlobalArgs, LogFormat, LogLevel},
     output::Output,
 };
 
@@ -33,17 +33,28 @@ pub(super) fn start(global: &GlobalArgs, output: &Output) -> Result<(), Error> {
 fn filter(global: &GlobalArgs, variable: Option<&str>) -> Result<EnvFilter, Error> {
     let directives = match variable {
         Some(directives) if !directives.trim().is_empty() => directives,
-        _ => match (global.quiet, global.verbose) {
-            // What a request to a cluster fails by is in the error that ends the command.
-            (true, _) => "error,kube_client=off",
-            (_, 0) => "warn,kube_client=off",
-            (_, 1) => "warn,kube_client=off,vmferry=info,vmferry_formats=info",
-            (_, 2) => "info,vmferry=debug,vmferry_formats=debug",
-            (_, _) => "debug,vmferry=trace,vmferry_formats=trace",
+        // What a request to a cluster fails by is in the error that ends the command.
+        _ => match level(global) {
+            LogLevel::Error => "error,kube_client=off",
+            LogLevel::Warn => "warn,kube_client=off",
+            LogLevel::Info => "warn,kube_client=off,vmferry=info,vmferry_formats=info",
+            LogLevel::Debug => "info,vmferry=debug,vmferry_formats=debug",
+            LogLevel::Trace => "debug,vmferry=trace,vmferry_formats=trace",
         },
     };
     EnvFilter::try_new(directives)
         .map_err(|error| Error::usage(format!("{VARIABLE} is not a log filter")).with_source(error))
+}
+
+/// `-q` and `-v` before the name, which may be a setting.
+fn level(global: &GlobalArgs) -> LogLevel {
+    match (global.quiet, global.verbose, global.log_level) {
+        (true, _, _) => LogLevel::Error,
+        (_, 0, level) => level.unwrap_or(LogLevel::Warn),
+        (_, 1, _) => LogLevel::Info,
+        (_, 2, _) => LogLevel::Debug,
+        (_, _, _) => LogLevel::Trace,
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +72,7 @@ mod tests {
             ("-v", None, "vmferry_formats=info,kube_client=off,vmferry=info,warn"),
             ("-vvv", Some(""), "vmferry_formats=trace,vmferry=trace,debug"),
             ("-q", Some("vmferry=trace"), "vmferry=trace"),
+            ("--log-level info", None, "vmferry_formats=info,kube_client=off,vmferry=info,warn"),
         ] {
             let line = format!("vmferry inspect x {flags}");
             let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();

@@ -9,6 +9,7 @@ mod cloned;
 #[cfg(feature = "kubevirt")]
 mod cluster;
 mod completion;
+mod config;
 mod convert;
 #[cfg(feature = "demo")]
 mod demo;
@@ -26,6 +27,7 @@ mod map;
 mod network;
 mod output;
 mod pack;
+mod plugin;
 mod progress;
 #[cfg(feature = "kubevirt")]
 mod question;
@@ -53,39 +55,52 @@ mod writing;
 use std::{
     ffi::OsString,
     io::{self, IsTerminal as _},
-    path::Path,
     process::ExitCode,
 };
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use vmferry::{Error, ErrorKind};
 
 pub(crate) use self::args::Cli;
 use self::{
-    args::{Command, OutputFormat},
+    args::{Command, GlobalArgs, OutputFormat},
+    config::Settings,
     output::Output,
     signals::Signal,
 };
 
-/// What the command is called as a plugin of kubectl.
-const PLUGIN_NAME: &str = "kubectl-ferry";
-
-/// Parses the command line. On `--help`, `--version` and mistakes it prints what there is to say
-/// and returns the exit code.
+/// Parses the command line, with what is set elsewhere as its defaults. On `--help`, `--version` and
+/// mistakes it prints what there is to say and returns the exit code.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let plugin = arguments.first().is_some_and(|name| is_plugin(name.as_ref()));
-    // What people type in front of the subcommand.
-    let name = if plugin { "kubectl ferry" } else { "vmferry" };
-    let parsed = Cli::command()
-        .bin_name(name)
+    let first = plugin::command().try_get_matches_from(&arguments);
+    let first = first.map_err(|error| output::clap_message(&error))?;
+    let global = GlobalArgs::from_arg_matches(&first).map_err(|error| output::clap_message(&error))?;
+    let failed = |error: Error| Output::new(&global).failure(&error.into());
+    let mut settings = Settings::default();
+    if needs_settings(&first) {
+        settings = Settings::load(global.config.as_deref(), &Cli::command()).map_err(failed)?;
+    }
+    let (mut cli, matches) = understood(settings.apply(plugin::command()), &arguments)?;
+    settings.overridden(&matches);
+    cli.global.settings = settings;
+    Ok(cli)
+}
+
+fn understood<A: Into<OsString> + Clone>(
+    command: clap::Command,
+    arguments: impl IntoIterator<Item = A>,
+) -> Result<(Cli, ArgMatches), ExitCode> {
+    let parsed = command
         .try_get_matches_from(arguments)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     parsed.map_err(|error| output::clap_message(&error))
 }
 
-fn is_plugin(program: &Path) -> bool {
-    program.file_stem().is_some_and(|name| name == PLUGIN_NAME)
+/// Scripts and pages are the same whatever is set, and a shell that starts is not stopped by a mistake in a
+/// file.
+fn needs_settings(matches: &ArgMatches) -> bool {
+    !matches!(matches.subcommand_name(), Some("completion"))
 }
 
 /// Says that there is no runtime, so nothing can run.
@@ -108,6 +123,7 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
     check_output_format(&cli)?;
     match cli.command {
         Command::Completion(args) => completion::run(&args, output),
+        Command::Config(args) => config::run(&args, &cli.global.settings, output),
         Command::Convert(args) => convert::run(&args, output).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, output).await,
@@ -142,7 +158,7 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
 /// Formats for rows are refused before anything runs, not after an hour.
 fn check_output_format(cli: &Cli) -> Result<(), Error> {
     let rows = match &cli.command {
-        Command::Map(_) => true,
+        Command::Config(_) | Command::Map(_) => true,
         #[cfg(feature = "kubevirt")]
         Command::Vm(args) => args.has_rows(),
         #[cfg(feature = "kubevirt")]
@@ -273,18 +289,5 @@ mod tests {
             "{version}"
         );
         assert!(version.contains("\ndeflate: "), "{version}");
-    }
-
-    #[test]
-    fn the_plugin_name_is_known() {
-        for (program, plugin) in [
-            ("kubectl-ferry", true),
-            ("/usr/local/bin/kubectl-ferry", true),
-            ("kubectl-ferry.exe", true),
-            ("vmferry", false),
-            ("/opt/kubectl-ferry/vmferry", false),
-        ] {
-            assert_eq!(is_plugin(Path::new(program)), plugin, "{program}");
-        }
     }
 }

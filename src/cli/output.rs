@@ -17,6 +17,7 @@ use vmferry::{Error, TreeDigest};
 use super::{
     Failure,
     args::{GlobalArgs, OutputFormat, ProgressMode},
+    plugin::typed,
 };
 
 /// Name in front of what people read on standard error.
@@ -439,7 +440,7 @@ fn error_text(error: &Error) -> String {
     }
     for line in error.hint().unwrap_or_default().lines() {
         text.push_str("\n  hint: ");
-        text.push_str(&Plain(line).to_string());
+        text.push_str(&Plain(&typed(line)).to_string());
     }
     text
 }
@@ -455,7 +456,7 @@ fn error_json(error: &Error, exit_code: u8) -> String {
         kind: &'a str,
         message: String,
         causes: Vec<String>,
-        hint: Option<&'a str>,
+        hint: Option<String>,
         exit_code: u8,
     }
 
@@ -463,7 +464,7 @@ fn error_json(error: &Error, exit_code: u8) -> String {
         kind: error.kind().name(),
         message: error.to_string(),
         causes: causes(error),
-        hint: error.hint(),
+        hint: error.hint().map(typed),
         exit_code,
     };
     serde_json::to_string(&Object { error: body }).unwrap_or_else(|_| error_text(error))

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; a failed one panics")]
 
 mod appliance;
+mod config;
 #[cfg(feature = "demo")]
 mod demo;
 mod documents;
@@ -23,6 +24,8 @@ mod ova_directory;
 mod ova_read;
 mod ova_resume;
 mod pack_vm;
+#[cfg(feature = "kubevirt")]
+mod plugin;
 mod refusals;
 #[cfg(feature = "kubevirt")]
 mod releases;

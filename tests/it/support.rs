@@ -21,8 +21,18 @@ pub(crate) fn scratch() -> tempfile::TempDir {
 /// The binary under test, quiet and without the user's environment.
 pub(crate) fn vmferry(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmferry"));
-    command.args(args).env_remove("VMFERRY_LOG").stdin(Stdio::null());
+    command.args(args).stdin(Stdio::null());
+    without_settings(&mut command);
     command
+}
+
+/// The same for any command: nothing that the user has set counts.
+pub(crate) fn without_settings(command: &mut Command) {
+    let set = std::env::vars_os().map(|(name, _)| name);
+    for name in set.filter(|name| name.as_encoded_bytes().starts_with(b"VMFERRY_")) {
+        command.env_remove(name);
+    }
+    command.env_remove("DOWNLOAD_WORKERS").env("XDG_CONFIG_HOME", "/nonexistent");
 }
 
 /// What a finished command said.

@@ -1,0 +1,55 @@
+//! The plugin of kubectl: found and called by the real one.
+
+use std::{env, os::unix::fs::symlink, path::Path, process::Command};
+
+use vmferry_sim::Vm;
+
+use crate::{
+    support::{Finished, have, scratch, without_settings},
+    vm::{Cluster, text},
+};
+
+/// A directory on the PATH with the plugin.
+fn installed() -> tempfile::TempDir {
+    let place = scratch();
+    symlink(env!("CARGO_BIN_EXE_vmferry"), place.path().join("kubectl-ferry")).unwrap();
+    place
+}
+
+fn kubectl(place: &Path, cluster: &Cluster, args: &[&str]) -> Finished {
+    let mut command = Command::new("kubectl");
+    let path = format!("{}:{}", place.display(), env::var("PATH").unwrap());
+    command.args(args).env("PATH", path).env("KUBECONFIG", &cluster.kubeconfig);
+    without_settings(&mut command);
+    command.output().unwrap().into()
+}
+
+#[test]
+fn kubectl_finds_and_calls_it() {
+    if !have("kubectl") {
+        return;
+    }
+    let cluster = Cluster::start();
+    cluster.sim.add_vm(Vm::new("demo", "web"));
+    let place = installed();
+    let run = |line: &str| kubectl(place.path(), &cluster, &line.split(' ').collect::<Vec<_>>());
+    assert_eq!(text(&run("ferry vm list -A -o name").expect(0)), "demo/web\n");
+
+    // Whatever tells a command tells it as it is typed.
+    let help = text(&run("ferry vm list --help").expect(0));
+    assert!(help.contains("Usage: kubectl ferry vm list"), "{help}");
+    assert!(help.contains("  kubectl ferry vm list -A\n") && !help.contains("vmferry vm"), "{help}");
+    let help = text(&run("ferry snapshot --help").expect(0));
+    assert!(
+        help.contains("Usage: kubectl ferry snapshot") && help.contains("'kubectl ferry export'"),
+        "{help}"
+    );
+    let wrong = run("ferry vm lst").expect(2);
+    assert!(wrong.stderr.contains("Usage: kubectl ferry vm"), "{}", wrong.stderr);
+    let missing = run("ferry vm get demo/none").expect(7);
+    assert!(missing.stderr.contains("hint: 'kubectl ferry vm list -n demo'"), "{}", missing.stderr);
+    let missing = run("ferry vm get demo/none -o json").expect(7);
+    assert!(missing.stderr.contains("'kubectl ferry vm list -n demo'"), "{}", missing.stderr);
+    let script = text(&run("ferry completion bash").expect(0));
+    assert!(script.contains("complete -F _kubectl__ferry"), "{script}");
+}
