@@ -20,7 +20,7 @@ use super::store::StoreArgs;
 #[cfg(feature = "kubevirt")]
 use super::{
     catalog::CatalogArgs, doctor::DoctorArgs, export::ExportArgs, gc::GcArgs, network::NetworkArgs,
-    snapshot::SnapshotArgs, template::TemplateArgs, vm::VmArgs, volume::VolumeArgs,
+    provider::ProviderArgs, snapshot::SnapshotArgs, template::TemplateArgs, vm::VmArgs, volume::VolumeArgs,
 };
 use super::{
     completion::CompletionArgs,
@@ -80,6 +80,8 @@ pub(crate) enum Command {
     /// List preferences: how VMs are best made for an operating system
     #[cfg(feature = "kubevirt")]
     Preference(CatalogArgs),
+    #[cfg(feature = "kubevirt")]
+    Provider(ProviderArgs),
     Inspect(InspectArgs),
     Map(MapArgs),
     Digest(DigestArgs),
@@ -157,6 +159,10 @@ pub(crate) struct GlobalArgs {
     /// What is set besides flags.
     #[arg(skip)]
     pub(crate) settings: Settings,
+
+    /// What is to be told before the command runs.
+    #[arg(skip)]
+    pub(crate) notes: Vec<String>,
 }
 
 // The values of these four explain themselves: without descriptions the help stays short.

@@ -18,7 +18,7 @@ use clap::{Arg, ArgMatches, Command, error::ContextKind, parser::ValueSource};
 use vmferry::Error;
 
 use self::keys::{KEYS, Key};
-pub(super) use self::show::{ConfigArgs, run};
+pub(super) use self::{keys::nearest, show::ConfigArgs, show::run};
 
 /// What is set, and by whom.
 #[derive(Clone, Debug, Default)]

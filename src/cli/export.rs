@@ -30,6 +30,7 @@ use super::{
     cluster::ClusterArgs,
     output::Output,
     progress::Watch,
+    provider::parse_provider,
     signals::{self, Stop},
     units::parse_duration,
     writing::WritingArgs,
@@ -54,27 +55,37 @@ Examples:
   vmferry export demo/db --volume root --output root.vmdk
   vmferry export --pvc data -n demo -O raw --output - | zstd > data.raw.zst
 
+  # What a job of HyperSDK says
+  vmferry export --job nightly.json
+
 A run that was interrupted goes on when the same command is given again. What runs that were never
 finished have left in the cluster is listed by 'vmferry gc'.";
 
+/// Arguments of which one names what is exported.
+pub(super) const WHAT: &str = "what";
+
 /// Export the disks of a VM, a snapshot or a claim from KubeVirt
 #[derive(Args, Debug)]
-#[command(after_help = AFTER_HELP, group = ArgGroup::new("what").required(true))]
+#[command(after_help = AFTER_HELP, group = ArgGroup::new(WHAT).required(true))]
 pub(crate) struct ExportArgs {
     /// The VM
-    #[arg(value_name = "[NAMESPACE/]VM", group = "what")]
+    #[arg(value_name = "[NAMESPACE/]VM", group = WHAT)]
     vm: Option<String>,
 
+    /// The same, by the word of HyperSDK
+    #[arg(id = "vm_flag", long = "vm", value_name = "[NAMESPACE/]VM", group = WHAT)]
+    vm_flag: Option<String>,
+
     /// A VirtualMachineSnapshot instead
-    #[arg(long, value_name = "NAME", group = "what")]
+    #[arg(long, value_name = "NAME", group = WHAT)]
     snapshot: Option<String>,
 
     /// The volume of a PersistentVolumeClaim instead
-    #[arg(long, value_name = "NAME", group = "what")]
+    #[arg(long, value_name = "NAME", group = WHAT)]
     pvc: Option<String>,
 
     /// A VirtualMachineExport that is there already; it is left there
-    #[arg(long, value_name = "NAME", group = "what")]
+    #[arg(long, value_name = "NAME", group = WHAT)]
     vmexport: Option<String>,
 
     /// A directory, in which DIR/VM/VOLUME.FORMAT, vm.yaml and manifest.json are made; for an appliance a
@@ -82,6 +93,15 @@ pub(crate) struct ExportArgs {
     /// - for standard output
     #[arg(long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath)]
     output: PathBuf,
+
+    /// A job definition of HyperSDK in JSON or YAML that says what to export and how; - is standard input.
+    /// Flags count before it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    job: Option<PathBuf>,
+
+    /// The provider, by the word of HyperSDK; kubevirt is the only one here
+    #[arg(long, value_name = "NAME", default_value = "kubevirt", value_parser = parse_provider, hide_default_value = true)]
+    provider: String,
 
     /// Export only this volume; may be given several times
     #[arg(long, value_name = "NAME")]
@@ -191,6 +211,7 @@ impl ExportFormat {
 
 pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failure> {
     let (namespace, of) = what(args)?;
+    refuse_url(&args.output)?;
     let target = target(&args.output);
     let format = match (args.format, &target) {
         (Some(format), _) => format,
@@ -345,7 +366,8 @@ fn what(args: &ExportArgs) -> Result<(Option<String>, ExportOf), Error> {
     if let Some((Some(name), of)) = named.into_iter().find(|(name, _)| name.is_some()) {
         return Ok((None, of(name.clone())));
     }
-    let (namespace, vm) = named_vm(args.vm.as_deref().unwrap_or_default())?;
+    let vm = args.vm.as_deref().or(args.vm_flag.as_deref());
+    let (namespace, vm) = named_vm(vm.unwrap_or_default())?;
     Ok((namespace, if args.is_of_snapshot { ExportOf::Snapshot(vm) } else { ExportOf::Vm(vm) }))
 }
 
@@ -361,6 +383,24 @@ pub(super) fn named_vm(vm: &str) -> Result<(Option<String>, String), Error> {
                 .with_hint("write VM, or NAMESPACE/VM"))
         }
     }
+}
+
+/// An object store is not a directory that is called so.
+fn refuse_url(output: &Path) -> Result<(), Error> {
+    let Some((scheme, _)) = output.to_str().and_then(|output| output.split_once("://")) else {
+        return Ok(());
+    };
+    if scheme.is_empty() || !scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+    {
+        return Ok(());
+    }
+    Err(Error::refused(format!("this version cannot write to {scheme}://"))
+        .with_hint("name a directory or a file, or pipe one volume into another program: --output -"))
+}
+
+/// Only `export` itself reads jobs.
+pub(super) fn no_job(_: &str) -> Result<PathBuf, String> {
+    Err("'vmferry export --job' takes jobs".to_owned())
 }
 
 /// Directories are what is one, what ends like one, and what does not end like an image.

@@ -21,6 +21,8 @@ mod export;
 #[cfg(feature = "kubevirt")]
 mod gc;
 mod inspect;
+#[cfg(feature = "kubevirt")]
+mod job;
 mod logging;
 mod map;
 #[cfg(feature = "kubevirt")]
@@ -29,6 +31,8 @@ mod output;
 mod pack;
 mod plugin;
 mod progress;
+#[cfg(feature = "kubevirt")]
+mod provider;
 #[cfg(feature = "kubevirt")]
 mod question;
 mod signals;
@@ -72,19 +76,36 @@ use self::{
 /// Parses the command line, with what is set elsewhere as its defaults. On `--help`, `--version` and
 /// mistakes it prints what there is to say and returns the exit code.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let first = plugin::command().try_get_matches_from(&arguments);
-    let first = first.map_err(|error| output::clap_message(&error))?;
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let Ok(first) = first_look(&arguments) else {
+        // Whatever that was, it is told with the true definition.
+        return understood(plugin::command(), &arguments).map(|(cli, _)| cli);
+    };
     let global = GlobalArgs::from_arg_matches(&first).map_err(|error| output::clap_message(&error))?;
     let failed = |error: Error| Output::new(&global).failure(&error.into());
     let mut settings = Settings::default();
     if needs_settings(&first) {
         settings = Settings::load(global.config.as_deref(), &Cli::command()).map_err(failed)?;
     }
+    let mut notes = Vec::new();
+    #[cfg(feature = "kubevirt")]
+    if let Some(job) = job::of(&first).map_err(failed)? {
+        notes = job.notes;
+        let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
+        arguments.splice(end..end, job.arguments);
+    }
     let (mut cli, matches) = understood(settings.apply(plugin::command()), &arguments)?;
     settings.overridden(&matches);
-    cli.global.settings = settings;
+    (cli.global.settings, cli.global.notes) = (settings, notes);
     Ok(cli)
+}
+
+/// What the command line says, where a job may say the rest of it.
+fn first_look(arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    let command = plugin::command();
+    #[cfg(feature = "kubevirt")]
+    let command = command.mut_subcommand("export", job::may_say_it);
+    command.try_get_matches_from(arguments)
 }
 
 fn understood<A: Into<OsString> + Clone>(
@@ -121,6 +142,9 @@ pub(crate) async fn run(cli: Cli) -> ExitCode {
 async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
     logging::start(&cli.global, output)?;
     check_output_format(&cli)?;
+    for note in &cli.global.notes {
+        output.warning(note);
+    }
     match cli.command {
         Command::Completion(args) => completion::run(&args, output),
         Command::Config(args) => config::run(&args, &cli.global.settings, output),
@@ -143,6 +167,8 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         #[cfg(feature = "kubevirt")]
         Command::Network(args) => network::run(args, output).await,
         Command::Pack(args) => pack::run(&args, output).await,
+        #[cfg(feature = "kubevirt")]
+        Command::Provider(args) => provider::run(&args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Snapshot(args) => snapshot::run(args, output).await,
         #[cfg(feature = "kubevirt")]
@@ -170,7 +196,11 @@ fn check_output_format(cli: &Cli) -> Result<(), Error> {
         #[cfg(feature = "kubevirt")]
         Command::Snapshot(args) => args.has_rows(),
         #[cfg(feature = "kubevirt")]
-        Command::Doctor(_) | Command::Gc(_) | Command::Instancetype(_) | Command::Preference(_) => true,
+        Command::Doctor(_)
+        | Command::Gc(_)
+        | Command::Instancetype(_)
+        | Command::Preference(_)
+        | Command::Provider(_) => true,
         _ => false,
     };
     match cli.global.output_format {

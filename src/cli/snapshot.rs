@@ -17,7 +17,7 @@ use self::{
 use super::{
     Failure,
     cluster::ClusterArgs,
-    export::{self, ExportArgs, named_vm},
+    export::{self, ExportArgs, named_vm, no_job},
     output::Output,
     waiting::show,
 };
@@ -43,7 +43,9 @@ enum SnapshotCommand {
         mut_arg("pvc", |arg| arg.hide(true)),
         mut_arg("vmexport", |arg| arg.hide(true)),
         mut_arg("source", |arg| arg.hide(true)),
-        mut_arg("stop", |arg| arg.hide(true))
+        mut_arg("stop", |arg| arg.hide(true)),
+        mut_arg("vm_flag", |arg| arg.hide(true)),
+        mut_arg("job", |arg| arg.hide(true).value_parser(no_job))
     )]
     Export(Box<ExportArgs>),
     Clone(CloneArgs),

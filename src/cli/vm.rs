@@ -4,7 +4,7 @@ mod act;
 mod clone;
 mod console;
 mod delete;
-mod list;
+pub(super) mod list;
 mod metrics;
 mod migrate;
 mod screenshot;

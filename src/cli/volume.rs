@@ -15,7 +15,7 @@ use vmferry::{
 use super::{
     Failure,
     cluster::ClusterArgs,
-    export::{self, ExportArgs, named_vm},
+    export::{self, ExportArgs, named_vm, no_job},
     output::{Output, Report},
     signals::{self, Stop},
     table::{Cells, Column, Table, unknown},
@@ -37,7 +37,10 @@ enum VolumeCommand {
     Detach(DetachArgs),
     Expand(ExpandArgs),
     /// Export one volume of a VM; the options are those of 'vmferry export'
-    #[command(mut_arg("volume", |arg| arg.required(true)))]
+    #[command(
+        mut_arg("volume", |arg| arg.required(true)),
+        mut_arg("job", |arg| arg.hide(true).value_parser(no_job))
+    )]
     Export(Box<ExportArgs>),
 }
 

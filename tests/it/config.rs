@@ -240,6 +240,9 @@ mod of_a_cluster {
             ("vm list -o name", "demo/web\n"),
             ("vm list -o name -n other", "other/db\n"),
             ("vm list -o name -A", "demo/web\nother/db\n"),
+            ("provider list --type kubevirt --namespace other -o name", "other/db\n"),
+            ("provider list -o name", "demo/web\n"),
+            ("provider list --all-namespaces -o name", "demo/web\nother/db\n"),
         ] {
             assert_eq!(text(&run(&cluster, home.path(), "demo", line).expect(0)), expected, "{line}");
         }
@@ -253,5 +256,21 @@ mod of_a_cluster {
         let mut command = with(home.path(), broken, "vm list -o name");
         finished(&mut command).expect(2);
         assert_eq!(text(&finished(command.env("KUBECONFIG", &cluster.kubeconfig)).expect(0)), "demo/web\n");
+    }
+
+    #[test]
+    fn other_providers_are_refused_by_name() {
+        let cluster = Cluster::start();
+        cluster.refused("provider list --type vsphere", 2, &["vsphere", "kubevirt is the only provider"]);
+        cluster.refused(
+            "export --provider aws --vm demo/db --output x",
+            2,
+            &["kubevirt is the only provider"],
+        );
+        cluster.sim.add_vm(Vm::new("demo", "web").running(true));
+        let listed = cluster.json("provider list --type kubevirt --namespace demo");
+        assert_eq!(listed, cluster.json("vm list --namespace demo"));
+        let wide = text(&cluster.run("provider list -n demo -o wide").expect(0));
+        assert!(wide.starts_with("NAMESPACE") && wide.contains("STORAGE"), "{wide}");
     }
 }

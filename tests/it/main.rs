@@ -14,6 +14,8 @@ mod documents;
 mod endings;
 #[cfg(feature = "kubevirt")]
 mod export;
+#[cfg(feature = "kubevirt")]
+mod jobs;
 mod judges;
 mod kill;
 mod memory;

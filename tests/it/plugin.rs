@@ -34,6 +34,7 @@ fn kubectl_finds_and_calls_it() {
     let place = installed();
     let run = |line: &str| kubectl(place.path(), &cluster, &line.split(' ').collect::<Vec<_>>());
     assert_eq!(text(&run("ferry vm list -A -o name").expect(0)), "demo/web\n");
+    assert_eq!(text(&run("ferry provider list -n demo -o name").expect(0)), "demo/web\n");
 
     // Whatever tells a command tells it as it is typed.
     let help = text(&run("ferry vm list --help").expect(0));

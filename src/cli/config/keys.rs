@@ -115,7 +115,7 @@ pub(super) const PROVIDER_TYPE: &str = "provider.type";
 pub(super) const PROVIDER: &str = "kubevirt";
 
 /// The word of `known` that is most like `word`, if it is like it at all.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).max(2);
     let close = known.into_iter().map(|other| (distance(word, other), other)).min()?;
     (close.0 <= limit).then_some(close.1)

@@ -49,7 +49,7 @@ pub(crate) struct ListArgs {
     cluster: ClusterArgs,
 }
 
-pub(super) async fn run(args: &ListArgs, output: &Output) -> Result<(), Failure> {
+pub(in crate::cli) async fn run(args: &ListArgs, output: &Output) -> Result<(), Failure> {
     let cluster = args.cluster.connect_briefly(None).await?;
     let query = VmQuery {
         everywhere: args.all_namespaces,
