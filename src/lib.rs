@@ -9,7 +9,6 @@ pub mod image;
 #[cfg(feature = "kubevirt")]
 pub mod kubevirt;
 #[cfg(feature = "cloud")]
-#[expect(dead_code, unused_imports, reason = "source and sink are built on it next")]
 pub mod object;
 mod pack;
 pub mod pipeline;
@@ -20,6 +19,8 @@ pub mod source;
 mod sys;
 mod tls;
 
+#[cfg(feature = "cloud")]
+pub use crate::conversion::ObjectOptions;
 #[cfg(feature = "kubevirt")]
 pub use crate::export::{
     ApplianceOptions, ApplianceRecord, Export, ExportBuilder, ExportEvent, ExportOf, ExportOptions,
@@ -29,7 +30,7 @@ pub use crate::export::{
 pub use crate::{
     conversion::{
         Conversion, ConversionBuilder, ConversionOptions, ConversionReport, ConversionSource, ResumePolicy,
-        Target, TreeDigest,
+        Target, TreeDigest, is_object_url,
     },
     error::{Error, ErrorKind, Result},
     pack::{

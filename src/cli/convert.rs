@@ -23,6 +23,7 @@ use super::{
     progress::Watch,
     refuse_terminal_input,
     signals::{self, Stop},
+    upload::{UploadArgs, output_target},
     writing::WritingArgs,
 };
 
@@ -52,8 +53,8 @@ pub(crate) struct ConvertArgs {
     #[arg(value_name = "SOURCE")]
     source: String,
 
-    /// Path of the output, whose extension (.raw, .img, .qcow2, .vmdk) tells the format; - writes
-    /// to standard output, and results to standard error
+    /// Path or object (s3://, gs://, az://) of the output, whose extension (.raw, .img, .qcow2, .vmdk)
+    /// tells the format; - writes to standard output, and results to standard error
     #[arg(value_name = "OUTPUT")]
     output: PathBuf,
 
@@ -67,13 +68,15 @@ pub(crate) struct ConvertArgs {
     reading: SourceArgs,
     #[command(flatten)]
     disk: DiskArgs,
+    #[command(flatten)]
+    upload: UploadArgs,
 }
 
 pub(super) async fn run(args: &ConvertArgs, output: &Output) -> Result<(), Failure> {
     let plan = Plan::new(args, kind_of(&args.output))?;
     refuse_terminal_input(&plan.source)?;
     let output = match plan.target {
-        Target::Path(_) => output.clone(),
+        Target::Object(_) | Target::Path(_) => output.clone(),
         Target::Stdout if io::stdout().is_terminal() => {
             return Err(Error::usage("standard output is a terminal; an image would garble it")
                 .with_hint("name an output file, or pipe the image into a command")
@@ -130,7 +133,15 @@ impl Plan {
             None => format_of(&target, kind)?,
         };
         let spec = args.writing.spec(format, target == Target::Stdout)?;
-        let options = ConversionOptions { source: args.disk.choose(&args.reading), ..args.writing.options() };
+        if matches!(target, Target::Object(_)) {
+            args.writing.check_object(&spec)?;
+        }
+        let options = ConversionOptions {
+            source: args.disk.choose(&args.reading),
+            #[cfg(feature = "cloud")]
+            object: args.upload.options(&args.reading),
+            ..args.writing.options()
+        };
         Ok(Self { source: args.source.clone(), target, spec, options })
     }
 }
@@ -139,15 +150,11 @@ fn target(output: &Path, kind: OutputKind) -> Result<Target, Error> {
     if output == Path::new("-") {
         return Ok(Target::Stdout);
     }
-    if output.to_str().is_some_and(|text| text.contains("://")) {
-        return Err(Error::usage(format!("cannot write to the URL {}", output.display()))
-            .with_hint("write to a file, or to - and pipe a raw or streamOptimized vmdk image on"));
-    }
     if kind == OutputKind::Directory {
         return Err(Error::usage(format!("{} is a directory", output.display()))
             .with_hint("name the file, for instance with the extension .qcow2"));
     }
-    Ok(Target::Path(output.to_owned()))
+    output_target(output)
 }
 
 fn format_of(target: &Target, kind: OutputKind) -> Result<Format, Error> {
@@ -158,6 +165,13 @@ fn format_of(target: &Target, kind: OutputKind) -> Result<Format, Error> {
         Target::Path(path) if kind == OutputKind::BlockDevice => {
             wrong(format!("the block device {} has no extension that tells the format", path.display()))
         }
+        Target::Object(url) => match Path::new(url).extension().and_then(|extension| extension.to_str()) {
+            None => wrong(format!("{url} has no extension that tells the format")),
+            Some(extension) => match Format::from_extension(extension) {
+                Some(format) => Ok(format),
+                None => wrong(format!("the extension .{extension} does not tell the format")),
+            },
+        },
         Target::Path(path) => match path.extension().and_then(|extension| extension.to_str()) {
             None => wrong(format!("{} has no extension that tells the format", path.display())),
             Some(extension) => match Format::from_extension(extension) {

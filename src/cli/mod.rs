@@ -47,6 +47,7 @@ mod template;
 #[cfg(feature = "kubevirt")]
 mod terminal;
 mod units;
+mod upload;
 mod verify;
 #[cfg(feature = "kubevirt")]
 mod vm;

@@ -97,7 +97,6 @@ pub(crate) struct NewObjectArgs {
 
 impl NewObjectArgs {
     /// `options` with these in it.
-    #[expect(dead_code, reason = "for the commands that write, with the object sink")]
     pub(crate) fn add_to(&self, options: StoreOptions) -> StoreOptions {
         StoreOptions {
             encryption: self.sse.clone(),

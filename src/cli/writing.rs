@@ -166,6 +166,16 @@ impl WritingArgs {
         self.integrity.check_appliance()
     }
 
+    /// What is asked for must be possible of an object.
+    pub(super) fn check_object(&self, spec: &WriterSpec) -> Result<(), Error> {
+        let in_passing = match spec {
+            WriterSpec::Raw(_) => self.integrity.flat_sha256,
+            WriterSpec::Vmdk(options) => options.subformat == Subformat::StreamOptimized,
+            _ => false,
+        };
+        if in_passing { Ok(()) } else { self.integrity.check_object() }
+    }
+
     /// How to convert, but for the source.
     pub(super) fn options(&self) -> ConversionOptions {
         options(&self.integrity, &self.resume, &self.resources, self.format.force)
@@ -202,6 +212,15 @@ pub(super) fn options(
 }
 
 impl IntegrityArgs {
+    /// What is asked for must be possible of an object, whose SHA-256 is not had in passing.
+    pub(super) fn check_object(&self) -> Result<(), Error> {
+        if !self.sums {
+            return Ok(());
+        }
+        Err(Error::usage("--sums reads the output again, which an object would have to be fetched for")
+            .with_hint("leave it out: --verify reads the object back and compares digests"))
+    }
+
     /// What is asked for must be possible in an appliance.
     pub(super) fn check_appliance(&self) -> Result<(), Error> {
         if self.verify && self.digest == DigestArg::None {

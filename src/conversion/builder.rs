@@ -114,6 +114,9 @@ fn spec_by_name(target: &Target) -> Result<WriterSpec> {
         Target::Path(path) => {
             path.extension().and_then(|extension| extension.to_str()).and_then(Format::from_extension)
         }
+        Target::Object(url) => {
+            url.rsplit_once('.').and_then(|(_, extension)| Format::from_extension(extension))
+        }
         Target::Stdout => None,
     };
     format.map(WriterSpec::from).ok_or_else(|| {

@@ -2,6 +2,8 @@
 //! container. What an earlier run left, the run itself, its last steps.
 
 mod finish;
+#[cfg(feature = "cloud")]
+mod object;
 mod start;
 
 pub(crate) use self::finish::hash_file;
@@ -12,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use vmferry_formats::{FormatWriter, WriterSpec};
 
 use self::start::{Begin, Start};
+#[cfg(feature = "cloud")]
+use super::object::ObjectPlace;
 use super::{ConversionOptions, ConversionSource, size_of};
 use crate::{
     error::{Error, ErrorKind, FormatContext as _, Result},
@@ -175,6 +179,9 @@ pub(crate) type DiskListener = Arc<dyn Fn(usize, bool) + Send + Sync>;
 pub(crate) struct Job<'a> {
     pub(crate) means: Means<'a>,
     pub(crate) paths: TargetPaths,
+    /// The object that the output becomes.
+    #[cfg(feature = "cloud")]
+    pub(crate) object: Option<ObjectPlace>,
     pub(crate) header: Header,
     pub(crate) disks: Vec<JobDisk<'a>>,
     pub(crate) container: Option<JobContainer>,
@@ -209,7 +216,7 @@ impl Job<'_> {
     pub(crate) async fn run(mut self) -> Result<Done> {
         let journal = Journal::open(&self.paths.journal)?;
         self.check_journal(&journal)?;
-        match self.start(journal)? {
+        match self.start(journal).await? {
             Start::Earlier(journal, ended, closed) => self.complete_earlier(journal, ended, *closed).await,
             Start::Run(begin) => self.go(*begin).await,
         }
@@ -252,7 +259,7 @@ impl Job<'_> {
             progress.set_phase(Phase::Syncing);
         }
         let (end, written) = converter.end(run.is_ok()).await;
-        let (Some(journal), Some(sync)) = (end.journal, end.sync) else {
+        let (Some(mut journal), Some(sync)) = (end.journal, end.sync) else {
             return Err(Error::failed("the output lost its journal; this is a bug of vmferry"));
         };
         let (disks, output_size) = match first_cause(run, written) {
@@ -260,10 +267,14 @@ impl Job<'_> {
             Err(error) if error.kind() == ErrorKind::SourceChanged => return Err(self.taint(journal, error)),
             Err(error) => return Err(self.resumable(error)),
         };
-        let synced = tokio::task::spawn_blocking(move || sync.sync()).await;
-        synced.map_err(|error| Error::failed("the sync panicked").with_source(error))??;
+        let synced = tokio::task::spawn_blocking(move || sync.sync().map(|_| sync.acknowledged())).await;
+        let synced = synced.map_err(|error| Error::failed("the sync panicked").with_source(error))?;
+        let parts = synced.map_err(|error| self.resumable(error))?;
+        if !parts.is_empty() {
+            journal.append(parts.into_iter().map(Record::Part))?;
+        }
         let closed = self.closed(&disks, output_size);
-        self.verify_and_close(journal, disks, closed, resumed_from).await
+        self.verify_and_close(journal, end.records, disks, closed, resumed_from).await
     }
 
     /// Writes all disks that are not complete yet, and what stands behind them.
@@ -383,6 +394,10 @@ impl Job<'_> {
         let partial = self.paths.partial.display();
         if self.disks.iter().any(|disk| disk.once_only) {
             return error.with_further_hint(format!("{partial} cannot be completed, because the source cannot be read again: give the whole stream and say --restart"));
+        }
+        if self.paths.is_object {
+            let journal = self.paths.journal.display();
+            return error.with_further_hint(format!("the upload to {partial} is kept (its journal is {journal}): run the same command again to go on where it stopped, or with --restart to give it up and begin anew"));
         }
         let journal = match self.paths.is_device {
             true => format!(" (its journal is {})", self.paths.journal.display()),

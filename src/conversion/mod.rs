@@ -2,6 +2,8 @@
 
 mod builder;
 pub(crate) mod job;
+#[cfg(feature = "cloud")]
+pub(crate) mod object;
 
 use std::{
     fs, io,
@@ -41,6 +43,8 @@ use crate::{
 /// Where an output goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
+    /// An object, by its URL: `s3://bucket/key`, `gs://bucket/key`, `az://container/key`.
+    Object(String),
     /// A file (or, with `force`, a block device).
     Path(PathBuf),
     /// Standard output: RAW and streamOptimized VMDK only.
@@ -102,10 +106,32 @@ impl ConversionSource {
         }
     }
 
+    /// Whether it is what `location` names.
+    fn is_location(&self, location: &str) -> bool {
+        matches!(self, Self::Location(own) if own == location)
+    }
+
     /// Whether it is the file at `path`.
     pub(crate) fn is_file(&self, path: &Path) -> bool {
         matches!(self, Self::Location(location) if matches!(Kind::of(location), Ok(Kind::Path(source)) if same_file(&source, path)))
     }
+}
+
+impl Target {
+    /// A path, or an object if that is what it looks like.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        match path.to_str() {
+            Some(url) if is_object_url(url) => Self::Object(url.to_owned()),
+            _ => Self::Path(path),
+        }
+    }
+}
+
+/// Whether a text is the URL of an object, or of a place that objects lie in.
+pub fn is_object_url(text: &str) -> bool {
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    matches!(scheme.as_deref(), Some("az" | "azure" | "gs" | "s3"))
 }
 
 impl From<&Path> for Target {
@@ -170,6 +196,21 @@ pub struct ConversionOptions {
     pub checkpoint_interval: Duration,
     /// Resume from a source that cannot prove that it is unchanged (block device).
     pub assume_unchanged: bool,
+    /// How objects are written.
+    #[cfg(feature = "cloud")]
+    pub object: ObjectOptions,
+}
+
+/// How objects are written; every field has the default of the command line.
+#[cfg(feature = "cloud")]
+#[derive(Clone, Debug, Default)]
+pub struct ObjectOptions {
+    /// How their store is reached, and what they are made with.
+    pub store: crate::object::StoreOptions,
+    /// Bytes of each part, for stores that want them equal; `None` = 8 MiB, growing.
+    pub part_size: Option<u64>,
+    /// Bytes a second that all uploads may send together.
+    pub rate: Option<source::Rate>,
 }
 
 impl Default for ConversionOptions {
@@ -189,6 +230,8 @@ impl Default for ConversionOptions {
             checkpoint_bytes: 256 << 20,
             checkpoint_interval: Duration::from_secs(5),
             assume_unchanged: false,
+            #[cfg(feature = "cloud")]
+            object: ObjectOptions::default(),
         }
     }
 }
@@ -253,6 +296,7 @@ impl Conversion {
         let opened = Box::pin(self.means().unless_cancelled(opening)).await?;
         // Boxed: these futures are large, and callers keep them on small stacks.
         let report = match &self.target {
+            Target::Object(url) => Box::pin(self.to_object(url, opened, source, started)).await,
             Target::Path(path) => Box::pin(self.to_path(path.clone(), opened, source, started)).await,
             Target::Stdout => Box::pin(self.to_pipe(opened, source, started)).await,
         };
@@ -274,10 +318,14 @@ impl Conversion {
     /// Whether an earlier run left something to go on from.
     fn goes_on(&self) -> Result<bool> {
         let options = &self.options;
-        let (Target::Path(path), ResumePolicy::Resume) = (&self.target, options.resume) else {
-            return Ok(false);
+        let paths = match (&self.target, options.resume) {
+            (Target::Path(path), ResumePolicy::Resume) => {
+                TargetPaths::new(path, options.journal.as_deref(), options.force)?
+            }
+            #[cfg(feature = "cloud")]
+            (Target::Object(url), ResumePolicy::Resume) => object::paths(url, options)?,
+            _ => return Ok(false),
         };
-        let paths = TargetPaths::new(path, options.journal.as_deref(), options.force)?;
         Ok(fs::symlink_metadata(&paths.journal).is_ok())
     }
 
@@ -339,32 +387,74 @@ impl Conversion {
     ) -> Result<ConversionReport> {
         let options = &self.options;
         let paths = TargetPaths::new(&path, options.journal.as_deref(), options.force)?;
-        refuse_sources(&paths, [&self.source])?;
         if paths.is_device && !matches!(self.spec, WriterSpec::Raw(_) | WriterSpec::Qcow2(_)) {
             return Err(
                 Error::refused("a block device takes raw and qcow2 only").with_hint("use -O raw or -O qcow2")
             );
         }
+        let (job, format) = self.job(paths, opened, source)?;
+        // Before anything is created: an output that is complete already is what the user must hear of.
+        if fs::symlink_metadata(&job.paths.journal).is_err() {
+            job.paths.check_free()?;
+        }
+        self.finish(job, format, started).await
+    }
+
+    #[cfg(not(feature = "cloud"))]
+    async fn to_object(
+        &self,
+        url: &str,
+        _: OpenedSource,
+        _: SourceOptions,
+        _: Instant,
+    ) -> Result<ConversionReport> {
+        Err(Error::usage(format!("cannot write {url}: this program was built without object stores")))
+    }
+
+    #[cfg(feature = "cloud")]
+    async fn to_object(
+        &self,
+        url: &str,
+        opened: OpenedSource,
+        source: SourceOptions,
+        started: Instant,
+    ) -> Result<ConversionReport> {
+        let worst = size_of(&opened.source).map(object::worst_len);
+        let place = object::ObjectPlace::open(url, &self.options, worst).await?;
+        let (mut job, format) = self.job(object::paths(url, &self.options)?, opened, source)?;
+        if fs::symlink_metadata(&job.paths.journal).is_err() {
+            self.means().unless_cancelled(place.check_free()).await?;
+        }
+        job.object = Some(place);
+        self.finish(job, format, started).await
+    }
+
+    /// The job of writing the one disk into `paths`, and the format of its source.
+    fn job(
+        &self,
+        paths: TargetPaths,
+        opened: OpenedSource,
+        source: SourceOptions,
+    ) -> Result<(Job<'_>, SourceFormat)> {
+        let options = &self.options;
+        refuse_sources(&paths, [&self.source])?;
         let mut disk = JobDisk::new(&self.source, source, self.spec.clone(), paths.base_name(), opened);
         if let Some(expected) = &self.expected {
             disk.check_unchanged(expected)?;
         }
         refuse_parts(&paths, &disk.header.identity)?;
         let writer = disk.writer()?;
-        // Before anything is created: an output that is complete already is what the user must hear of.
-        if fs::symlink_metadata(&paths.journal).is_err() {
-            paths.check_free()?;
-        }
         disk.hash = self.file_hash(&*writer);
-        let (source_format, output) = (disk.format, paths.output.display().to_string());
+        let format = disk.format;
         let header = Header {
-            version: journal::VERSION,
+            version: if paths.is_object { journal::OBJECT_VERSION } else { journal::VERSION },
             name: paths.base_name(),
             spec: self.spec.to_string(),
             digest: options.digest.map(|algorithm| algorithm.name().into()),
             flat_sha256: disk.hash.is_some(),
             disks: vec![disk.header.clone()],
             container: None,
+            object: None,
             encoder: writer.encoder_identity(),
             device: 0,
             inode: 0,
@@ -372,12 +462,24 @@ impl Conversion {
         let job = Job {
             means: self.means(),
             paths,
+            #[cfg(feature = "cloud")]
+            object: None,
             header,
             disks: vec![disk],
             container: None,
             listener: None,
             warnings: Vec::new(),
         };
+        Ok((job, format))
+    }
+
+    async fn finish(
+        &self,
+        job: Job<'_>,
+        source_format: SourceFormat,
+        started: Instant,
+    ) -> Result<ConversionReport> {
+        let output = job.paths.output.display().to_string();
         let Done { disks, closed, moved, resumed_from, manifest, warnings } = job.run().await?;
         let end = disks.first().ok_or_else(|| Error::failed("a run ended without its disk"))?;
         let report = self.report(output, source_format, end, moved, started);
@@ -433,7 +535,8 @@ pub(crate) fn refuse_sources<'a>(
 ) -> Result<()> {
     for source in sources {
         for file in [&paths.output, &paths.partial, &paths.journal, &paths.manifest] {
-            if source.is_file(file) {
+            let is_object = paths.is_object && source.is_location(&file.to_string_lossy());
+            if is_object || source.is_file(file) {
                 return Err(Error::refused(format!("{} is the source itself", file.display()))
                     .with_hint("choose another output"));
             }

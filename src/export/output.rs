@@ -256,6 +256,8 @@ pub(super) fn shown(places: &Places, target: &Target) -> String {
             path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
         }
         (None, Target::Path(path)) => path.display().to_string(),
+        (Some(_), Target::Object(url)) => url.rsplit('/').next().unwrap_or(url).to_owned(),
+        (None, Target::Object(url)) => url.clone(),
         (_, Target::Stdout) => "-".to_owned(),
     }
 }

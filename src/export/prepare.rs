@@ -119,6 +119,7 @@ impl Export {
                 claim: volume.claim.clone(),
                 size,
                 output: match output {
+                    Target::Object(url) => Some(url.into()),
                     Target::Path(path) => Some(path),
                     Target::Stdout => None,
                 },

@@ -70,6 +70,8 @@ impl Pack {
         let job = Job {
             means: self.means(),
             paths,
+            #[cfg(feature = "cloud")]
+            object: None,
             header,
             disks,
             container: Some(JobContainer { container: Some(Box::new(container)), head }),
@@ -144,6 +146,7 @@ impl Pack {
                 separate,
                 content: content.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
             }),
+            object: None,
             encoder,
             device: 0,
             inode: 0,

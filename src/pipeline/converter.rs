@@ -192,6 +192,9 @@ pub(crate) trait Replay {
     /// A reservation: its name, its output offset, its length.
     fn slot(&mut self, slot: Slot, start: u64, len: u64);
 
+    /// What was filled into a reservation, from `at` in it on.
+    fn fill(&mut self, slot: Slot, at: u64, bytes: Bytes);
+
     /// A chunk of a disk.
     fn chunk(&mut self, disk: usize, record: &ChunkRecord) -> Result<()>;
 }
@@ -207,12 +210,15 @@ pub(crate) fn replay<R: io::Read>(
 ) -> Result<()> {
     let until = summary.checkpoint.as_ref().map_or(0, |point| point.at);
     let (mut ops, mut position) = (Vec::new(), 0);
-    let mut tell = |ops: &mut Vec<Op>, told: &mut dyn FnMut(Slot, u64, u64)| {
+    let mut tell = |ops: &mut Vec<Op>, told: &mut dyn Replay| {
         for op in ops.drain(..) {
-            if let Op::Reserve { slot, len } = op {
-                told(slot, position, len);
+            let span = op.span();
+            match op {
+                Op::Reserve { slot, len } => told.slot(slot, position, len),
+                Op::Fill { slot, at, bytes } => told.fill(slot, at, bytes),
+                _ => {}
             }
-            position += op.span();
+            position += span;
         }
     };
     let is_plain = summary.header.container.is_none();
@@ -223,7 +229,7 @@ pub(crate) fn replay<R: io::Read>(
     }
     let (mut ended, mut open, mut at) = (0, is_plain.then_some(0), 0);
     loop {
-        tell(&mut ops, &mut |slot, start, len| told.slot(slot, start, len));
+        tell(&mut ops, told);
         if ended == summary.ended.len() && summary.open.is_none_or(|_| open == Some(ended) && at >= until) {
             return Ok(());
         }

@@ -34,7 +34,14 @@ pub(crate) trait Stage: Send {
 /// pools keep what they once held, so an input that was given back early would be paid for twice.
 #[derive(Debug, Default)]
 pub(crate) struct Charge {
-    _permits: Option<OwnedSemaphorePermit>,
+    permits: Option<OwnedSemaphorePermit>,
+}
+
+impl Charge {
+    /// Bytes of memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.permits.as_ref().map_or(0, |permits| permits.num_permits() as u64 * PERMIT_LEN)
+    }
 }
 
 /// What a run works with.
@@ -243,7 +250,7 @@ impl Engine {
                         };
                         progress.add_read(bytes as u64);
                         let chunk = process(&pool, &recipe, fetched, encode).await?;
-                        Ok((chunk, Charge { _permits: Some(permits) }))
+                        Ok((chunk, Charge { permits: Some(permits) }))
                     })))
                 }
             };
@@ -291,7 +298,7 @@ impl Engine {
                     let (pool, recipe) = (Arc::clone(&self.pool), Arc::clone(&self.recipe));
                     let task = tokio::spawn(async move {
                         let chunk = process(&pool, &recipe, fetched, encode).await?;
-                        Ok((chunk, Charge { _permits: Some(permits) }))
+                        Ok((chunk, Charge { permits: Some(permits) }))
                     });
                     self.send(&sender, InFlight::Task(AbortOnDropHandle::new(task))).await?;
                 }

@@ -25,11 +25,12 @@ use vmferry_formats::{
 };
 
 pub use self::{
-    header::{ContainerHeader, DiskHeader, Header},
+    header::{ContainerHeader, DiskHeader, Header, ObjectHeader},
     summary::Summary,
 };
 use super::process::Check;
 use crate::error::{Error, Result};
+pub use crate::sink::object::{PartRecord, PinRecord, Schedule};
 
 /// One line of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,10 +48,17 @@ pub enum Record {
     DiskStart(DiskStart),
     /// First line.
     Header(Box<Header>),
+    /// A part of an upload that the store has acknowledged; the last one of its number counts.
+    Part(PartRecord),
     /// The source changed: no later run goes on behind this.
     Tainted {
         /// What changed.
         reason: String,
+    },
+    /// The upload that the parts behind it belong to; the last one counts.
+    Upload {
+        /// What the store calls it.
+        id: String,
     },
 }
 
@@ -142,6 +150,9 @@ pub struct Checkpoint {
     /// The same of a SHA-1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha1: Option<String>,
+    /// Of an object: parts before it that are in the pins file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<PinRecord>,
 }
 
 /// What a complete output is.
@@ -157,6 +168,13 @@ pub struct Closed {
     pub tree: Option<String>,
     /// SHA-256 of the output, if taken in passing, hexadecimal.
     pub file_sha256: Option<String>,
+}
+
+impl Checkpoint {
+    /// A number that depends on what was written before it.
+    pub(crate) fn seed(&self) -> u32 {
+        self.pins.iter().fold(self.tail_crc, |seed, pin| crc32c::crc32c_append(seed, &pin.crc.to_le_bytes()))
+    }
 }
 
 impl ChunkRecord {
@@ -471,6 +489,9 @@ pub(crate) const VERSION: u32 = 1;
 
 /// Version of the journal of a container: programs that know only the other one must not touch it.
 pub(crate) const CONTAINER_VERSION: u32 = 2;
+
+/// Version of the journal of an object, whatever is in it.
+pub(crate) const OBJECT_VERSION: u32 = 3;
 
 /// What every journal begins with.
 const BEGINNING: &[u8] = b"{\"record\":\"header\",";

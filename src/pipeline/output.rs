@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    sink::{DataSync, Sink},
+    sink::{DataSync, Durable, Sink},
 };
 
 /// An operation with its bytes.
@@ -93,6 +93,9 @@ pub(crate) struct OutputState {
 pub(crate) struct OutputEnd {
     /// The journal, with everything durable recorded.
     pub(crate) journal: Option<Journal>,
+    /// Records of what no durable point covers, though all of it is written: they count once the output
+    /// is complete.
+    pub(crate) records: Vec<Record>,
     /// Makes the rest durable and reads it back.
     pub(crate) sync: Option<Arc<dyn DataSync>>,
 }
@@ -101,9 +104,12 @@ pub(crate) struct OutputEnd {
 pub(crate) struct Output {
     sender: Option<mpsc::Sender<Command>>,
     writer: Option<thread::JoinHandle<Result<()>>>,
-    committer: Option<thread::JoinHandle<(Option<Journal>, Result<()>)>>,
+    committer: Option<thread::JoinHandle<Committed>>,
     sync: Option<Arc<dyn DataSync>>,
 }
+
+/// What the committer leaves.
+type Committed = (Option<Journal>, Vec<Record>, Result<()>);
 
 enum Command {
     Batch(Batch),
@@ -166,10 +172,10 @@ impl Output {
         let joined = tokio::task::spawn_blocking(move || {
             (writer.map(thread::JoinHandle::join), committer.map(thread::JoinHandle::join))
         });
-        let mut end = OutputEnd { journal: None, sync };
+        let mut end = OutputEnd { journal: None, records: Vec::new(), sync };
         match joined.await {
-            Ok((Some(Ok(written)), Some(Ok((journal, committed))))) => {
-                end.journal = journal;
+            Ok((Some(Ok(written)), Some(Ok((journal, records, committed))))) => {
+                (end.journal, end.records) = (journal, records);
                 // A failed sync is the cause of whatever the writer met afterwards.
                 match (committed, written) {
                     (Err(error), _) | (Ok(()), Err(error)) => result = Err(error),
@@ -209,6 +215,7 @@ fn write_all(
                 return Ok(());
             }
         };
+        sink.begin_batch(appended(&batch.ops), batch.charge.bytes());
         for op in batch.ops {
             execute(&mut *sink, op, &mut state, progress)?;
         }
@@ -221,6 +228,15 @@ fn write_all(
         }
     }
     Ok(())
+}
+
+/// Bytes that operations append.
+fn appended(ops: &[SinkOp]) -> u64 {
+    let pieces = ops.iter().flat_map(|op| match op {
+        SinkOp::Append(pieces) => pieces.as_slice(),
+        _ => &[],
+    });
+    pieces.map(|piece| piece.len() as u64).sum()
 }
 
 fn execute(sink: &mut dyn Sink, op: SinkOp, state: &mut OutputState, progress: &Progress) -> Result<()> {
@@ -265,15 +281,15 @@ fn commit_all(
     sync: Option<Arc<dyn DataSync>>,
     journal: Option<Journal>,
     policy: CommitPolicy,
-) -> (Option<Journal>, Result<()>) {
+) -> Committed {
     let (Some(sync), Some(journal)) = (sync, journal) else {
         // Nothing to make durable: only take the records off the writer's hands.
         while pending.recv().is_ok() {}
-        return (None, Ok(()));
+        return (None, Vec::new(), Ok(()));
     };
     let mut committer = Committer { sync, journal, records: Vec::new(), last: None, committed: 0 };
     let result = committer.run(pending, policy);
-    (Some(committer.journal), result)
+    (Some(committer.journal), committer.records, result)
 }
 
 struct Committer {
@@ -298,8 +314,9 @@ impl Committer {
                 Err(std_mpsc::RecvTimeoutError::Disconnected) => false,
             };
             let bytes = self.last.as_ref().map_or(0, |point| point.out.saturating_sub(self.committed));
+            self.note_parts()?;
             if !more || bytes >= policy.bytes || Instant::now() >= due {
-                self.commit()?;
+                self.commit(pending)?;
                 due = Instant::now() + policy.interval;
             }
             if !more {
@@ -328,10 +345,38 @@ impl Committer {
         }
     }
 
-    fn commit(&mut self) -> Result<()> {
+    /// Records the parts of an upload that have arrived. They count by themselves.
+    fn note_parts(&mut self) -> Result<()> {
+        let parts = self.sync.acknowledged();
+        if parts.is_empty() { Ok(()) } else { self.journal.append(parts.into_iter().map(Record::Part)) }
+    }
+
+    fn commit(&mut self, pending: &std_mpsc::Receiver<Written>) -> Result<()> {
+        if self.last.is_none() {
+            return Ok(());
+        }
+        let durable = self.sync.sync()?;
+        self.note_parts()?;
+        let pins = match durable {
+            Durable::All => None,
+            Durable::Nothing => return Ok(()),
+            Durable::Until { out, pins } => {
+                // A record rests on exactly this point; those up to it are on their way.
+                while self.last.as_ref().is_some_and(|point| point.out < out) {
+                    match pending.recv() {
+                        Ok(written) => self.take(written),
+                        Err(std_mpsc::RecvError) => return Ok(()),
+                    }
+                }
+                Some(pins)
+            }
+        };
         let Some(mut point) = self.last.take() else { return Ok(()) };
-        self.sync.sync()?;
-        point.tail_crc = self.sync.tail_crc(point.out, point.tail_len)?;
+        match pins {
+            None => point.tail_crc = self.sync.tail_crc(point.out, point.tail_len)?,
+            // The parts have checksums of their own.
+            Some(pins) => (point.tail_len, point.pins) = (0, pins),
+        }
         self.committed = point.out;
         let records = mem::take(&mut self.records).into_iter();
         self.journal.append(records.chain([Record::Checkpoint(point)]))

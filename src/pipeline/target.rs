@@ -14,7 +14,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    journal::{Closed, Header, Journal},
+    journal::{Closed, Header, Journal, JournalReader},
     manifest::{self, ContainerHead, ContainerTail, Head, ManifestWriter, Tail},
     process::Check,
     stages::{DiskChecks, ExpectedChecks as _},
@@ -31,6 +31,8 @@ pub(crate) struct TargetPaths {
     pub(crate) journal: PathBuf,
     pub(crate) manifest: PathBuf,
     pub(crate) is_device: bool,
+    /// The output is an object: its paths are URLs, and only the journal is a file.
+    pub(crate) is_object: bool,
     pub(crate) force: bool,
 }
 
@@ -87,7 +89,22 @@ impl TargetPaths {
             return Err(Error::usage(format!("{} cannot be the journal too", journal.display()))
                 .with_hint("name another file with --journal"));
         }
-        Ok(Self { output: output.to_owned(), partial, journal, manifest, is_device, force })
+        Ok(Self { output: output.to_owned(), partial, journal, manifest, is_device, is_object: false, force })
+    }
+
+    /// Names what belongs to the object at `url`. `place` says which store that is, if the URL does not.
+    ///
+    /// # Errors
+    /// There is no place for its journal.
+    #[cfg(feature = "cloud")]
+    pub(crate) fn of_object(url: &str, place: &str, journal: Option<&Path>, force: bool) -> Result<Self> {
+        let journal = match journal {
+            Some(journal) => journal.to_owned(),
+            None => state_of(format!("{url} {place}").as_bytes(), ".journal")?,
+        };
+        let (output, manifest) = (PathBuf::from(url), PathBuf::from(format!("{url}.vmferry.jsonl")));
+        let partial = output.clone();
+        Ok(Self { output, partial, journal, manifest, is_device: false, is_object: true, force })
     }
 
     /// Final base name of the output.
@@ -230,7 +247,7 @@ impl TargetPaths {
     /// The directory cannot be synced.
     pub(crate) fn sync_directory(&self) -> Result<()> {
         let mut directories = vec![parent(&self.journal)];
-        if !self.is_device && parent(&self.output) != directories[0] {
+        if !self.is_device && !self.is_object && parent(&self.output) != directories[0] {
             directories.push(parent(&self.output));
         }
         for directory in directories {
@@ -345,25 +362,7 @@ impl TargetPaths {
             .custom_flags(NOFOLLOW)
             .open(&partial)
             .map_err(failed)?;
-        let mut writer = ManifestWriter::new(file);
-        if let Some((head, _)) = &content.container {
-            writer.line(head)?;
-        }
-        let mut chunks = DiskChecks::new(journal.reader()?, 0);
-        for (head, tail) in &content.disks {
-            writer.line(head)?;
-            while let Some((at, len, check)) = chunks.next_run()? {
-                if let Check::Digest(digest) = check {
-                    writer.push(at, len, digest)?;
-                }
-            }
-            writer.end_disk(tail)?;
-            chunks.next_disk();
-        }
-        if let Some((_, tail)) = &content.container {
-            writer.line(tail)?;
-        }
-        let mut file = writer.finish()?;
+        let mut file = content.write(journal.reader()?, file)?;
         file.flush().and_then(|()| file.sync_data()).map_err(failed)?;
         fs::rename(&partial, &self.manifest).map_err(|error| Error::io("rename", &partial, error))?;
         Ok(self.manifest.clone())
@@ -377,6 +376,34 @@ pub(crate) struct ManifestContent {
     pub(crate) disks: Vec<(Head, Tail)>,
     /// First and last line, if the disks lie in a container.
     pub(crate) container: Option<(ContainerHead, ContainerTail)>,
+}
+
+impl ManifestContent {
+    /// Writes the manifest, with the digests of a journal, to `writer`, and gives it back.
+    ///
+    /// # Errors
+    /// The journal cannot be read or the manifest not be written.
+    pub(crate) fn write<W: io::Write>(&self, journal: JournalReader<File>, writer: W) -> Result<W> {
+        let mut writer = ManifestWriter::new(writer);
+        if let Some((head, _)) = &self.container {
+            writer.line(head)?;
+        }
+        let mut chunks = DiskChecks::new(journal, 0);
+        for (head, tail) in &self.disks {
+            writer.line(head)?;
+            while let Some((at, len, check)) = chunks.next_run()? {
+                if let Check::Digest(digest) = check {
+                    writer.push(at, len, digest)?;
+                }
+            }
+            writer.end_disk(tail)?;
+            chunks.next_disk();
+        }
+        if let Some((_, tail)) = &self.container {
+            writer.line(tail)?;
+        }
+        writer.finish()
+    }
 }
 
 /// First line of the manifest of an image.
@@ -417,6 +444,11 @@ fn parent(path: &Path) -> &Path {
 /// Where state about a target lives that has no file beside it.
 fn state_file(target: &Path, suffix: &str) -> Result<PathBuf> {
     let absolute = fs::canonicalize(target).map_err(|error| Error::io("look at", target, error))?;
+    state_of(absolute.as_os_str().as_bytes(), suffix)
+}
+
+/// Where state about what `name` names lives.
+fn state_of(name: &[u8], suffix: &str) -> Result<PathBuf> {
     let base = std::env::var_os("XDG_STATE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
@@ -427,7 +459,7 @@ fn state_file(target: &Path, suffix: &str) -> Result<PathBuf> {
         })?;
     let directory = base.join("vmferry");
     fs::create_dir_all(&directory).map_err(|error| Error::io("create", &directory, error))?;
-    let hash = Sha256::digest(absolute.as_os_str().as_bytes());
+    let hash = Sha256::digest(name);
     let name: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(directory.join(name + suffix))
 }

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use vmferry_formats::plan::Slot;
 
-use super::{DataSync, Sink};
+use super::{DataSync, Durable, Sink};
 use crate::{
     error::{Error, Result},
     sys,
@@ -154,12 +154,13 @@ impl TargetFile {
 }
 
 impl DataSync for TargetFile {
-    fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|error| {
+    fn sync(&self) -> Result<Durable> {
+        let synced = self.file.sync_data().map_err(|error| {
             Error::io("sync", &self.path, error).with_hint(
                 "data since the last durable point may be lost; the same command goes on from there",
             )
-        })
+        });
+        synced.map(|()| Durable::All)
     }
 
     fn tail_crc(&self, end: u64, len: u64) -> Result<u32> {

@@ -3,6 +3,7 @@
 
 mod block;
 mod file;
+pub(crate) mod object;
 mod pipe;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use vmferry_formats::plan::Slot;
 
+use self::object::{PartRecord, PinRecord};
 pub(crate) use self::{
     block::BlockSink,
     file::{FileSink, tail_crc},
@@ -19,7 +21,13 @@ use crate::error::Result;
 
 /// Takes the bytes of an output in order.
 pub(crate) trait Sink: Send {
-    /// Writes `pieces` back to back; they are released when this returns.
+    /// Operations follow that append `used` bytes, which hold `held` bytes of memory until they are
+    /// dropped: for sinks that keep them.
+    fn begin_batch(&mut self, used: u64, held: u64) {
+        let _ = (used, held);
+    }
+
+    /// Writes `pieces` back to back. A sink that keeps them accounts for their memory.
     ///
     /// # Errors
     /// The bytes could not be written; the output is unusable behind the last durable point.
@@ -64,16 +72,37 @@ pub(crate) trait Sink: Send {
 
 /// Makes an output durable.
 pub(crate) trait DataSync: Send + Sync {
-    /// Returns once everything that was written before the call is on stable storage. A failure is
-    /// final: nothing since the last success may be trusted.
+    /// Returns once everything that was written before the call is on stable storage, or says how much
+    /// of it is. A failure is final: nothing since the last success may be trusted.
     ///
     /// # Errors
     /// The data may be lost.
-    fn sync(&self) -> Result<()>;
+    fn sync(&self) -> Result<Durable>;
+
+    /// Parts of an upload that the store has acknowledged since this was asked last.
+    fn acknowledged(&self) -> Vec<PartRecord> {
+        Vec::new()
+    }
 
     /// CRC-32C of the `len` bytes before `end` of the output.
     ///
     /// # Errors
     /// They cannot be read back.
     fn tail_crc(&self, end: u64, len: u64) -> Result<u32>;
+}
+
+/// What a sync has made durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Durable {
+    /// Everything that was written before it.
+    All,
+    /// Nothing on which a record could rest: the end of the output was being written.
+    Nothing,
+    /// The output up to byte `out`, where a record ends; some of it in the pins file.
+    Until {
+        /// Output bytes.
+        out: u64,
+        /// Where the parts are that the store does not have.
+        pins: Vec<PinRecord>,
+    },
 }

@@ -42,12 +42,19 @@ impl Job<'_> {
     pub(super) async fn verify_and_close(
         mut self,
         mut journal: Journal,
+        records: Vec<Record>,
         disks: Vec<DiskEnd>,
         mut closed: Closed,
         resumed_from: Option<(usize, u64)>,
     ) -> Result<Done> {
         // Taken here, since reading back counts anew.
         let moved = self.means.progress.snapshot();
+        #[cfg(feature = "cloud")]
+        if self.object.is_some() {
+            let disks = (disks, records);
+            return self.close_object(journal, disks, closed, moved, resumed_from).await;
+        }
+        debug_assert!(records.is_empty(), "a sync of a file covers everything");
         let partial = self.paths.partial.clone();
         self.prove(&mut journal, &disks, &mut closed, &partial).await?;
         journal.append([Record::Closed(closed.clone())])?;
@@ -75,17 +82,21 @@ impl Job<'_> {
                 hash: closed.file_sha256.clone(),
             }];
         }
-        let made = self.paths.made(&self.header, &closed)?.to_owned();
-        self.prove(&mut journal, &disks, &mut closed, &made).await?;
         let resumed_from = match disks.as_slice() {
             [disk] if self.header.container.is_none() => (0, disk.size),
             _ => (disks.len(), 0),
         };
+        #[cfg(feature = "cloud")]
+        if self.object.is_some() {
+            return self.end_object(journal, disks, closed, Snapshot::default(), Some(resumed_from)).await;
+        }
+        let made = self.paths.made(&self.header, &closed)?.to_owned();
+        self.prove(&mut journal, &disks, &mut closed, &made).await?;
         self.complete(journal, disks, closed, Snapshot::default(), Some(resumed_from))
     }
 
     /// Reads the output at `path` again as far as the user wants: to verify it, to hash it.
-    async fn prove(
+    pub(super) async fn prove(
         &mut self,
         journal: &mut Journal,
         disks: &[DiskEnd],
@@ -119,17 +130,24 @@ impl Job<'_> {
     /// Reads the images back from the disk through the reader of their format.
     async fn read_back(&mut self, journal: &Journal, disks: &[DiskEnd], path: &Path) -> Result<()> {
         let progress = self.means.progress;
-        let dropped = File::open(path).map_err(|error| Error::io("open", path, error))?;
-        // What is still in the page cache would prove nothing about the disk.
-        let _ = rustix::fs::fadvise(&dropped, 0, None, rustix::fs::Advice::DontNeed);
+        if !self.paths.is_object {
+            let dropped = File::open(path).map_err(|error| Error::io("open", path, error))?;
+            // What is still in the page cache would prove nothing about the disk.
+            let _ = rustix::fs::fadvise(&dropped, 0, None, rustix::fs::Advice::DontNeed);
+        }
         progress.restart_at(0, 0);
         progress.set_total(Some(disks.iter().map(|disk| disk.size).sum()));
         progress.set_phase(Phase::Verifying);
+        #[cfg(feature = "cloud")]
+        let reading =
+            SourceOptions { store: self.means.options.object.store.clone(), ..SourceOptions::default() };
+        #[cfg(not(feature = "cloud"))]
+        let reading = SourceOptions::default();
         let images: Vec<Image> =
             self.disks.iter().zip(disks).map(|(disk, end)| self.image(disk, end)).collect();
         for (image, end) in images.into_iter().zip(disks) {
             let is_whole = image.place.is_none();
-            let mut opened = image.open(path).await?;
+            let mut opened = image.open(path, &reading).await?;
             let content = end.size.next_multiple_of(512);
             if is_whole {
                 progress.set_total(size_of(&opened.source));
@@ -174,7 +192,12 @@ impl Job<'_> {
         Ok(Done { disks, closed, moved, resumed_from, manifest, warnings: self.warnings })
     }
 
-    fn manifest(&self, algorithm: Algorithm, disks: &[DiskEnd], closed: &Closed) -> ManifestContent {
+    pub(super) fn manifest(
+        &self,
+        algorithm: Algorithm,
+        disks: &[DiskEnd],
+        closed: &Closed,
+    ) -> ManifestContent {
         let lines = self.disks.iter().zip(disks).map(|(disk, end)| {
             let head = manifest_head(&disk.spec, algorithm, end.size);
             let tree = end.tree.clone().unwrap_or_default();
@@ -205,7 +228,7 @@ struct Image {
 }
 
 impl Image {
-    async fn open(self, path: &Path) -> Result<OpenedSource> {
+    async fn open(self, path: &Path, reading: &SourceOptions) -> Result<OpenedSource> {
         if let Some(place) = self.place {
             let name = format!("{} in {}", self.name, path.display());
             return source::open_window(path, name, place, self.format, &SourceOptions::default()).await;
@@ -214,7 +237,7 @@ impl Image {
             .to_str()
             .ok_or_else(|| Error::usage("the output's path is not UTF-8; it cannot be read back"))?;
         let format = Some(SourceFormat::Image(self.format));
-        source::open(location, &SourceOptions { format, ..SourceOptions::default() }).await
+        source::open(location, &SourceOptions { format, ..reading.clone() }).await
     }
 }
 

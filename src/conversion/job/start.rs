@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use bytes::Bytes;
 use vmferry_formats::{FormatWriter, plan::Slot};
 
 use super::Job;
@@ -23,6 +24,16 @@ pub(super) enum Start {
     /// An earlier run had written everything; its last steps are left.
     Earlier(Journal, Vec<DiskEnd>, Box<Closed>),
     Run(Box<Begin>),
+}
+
+/// What an earlier run left.
+pub(super) enum Left {
+    /// It had written everything.
+    Closed(Box<Summary>),
+    /// It was on its way.
+    Open(Box<Summary>),
+    /// Nothing that counts, if it was there.
+    Nothing(Option<Box<Summary>>),
 }
 
 /// Where a run begins.
@@ -56,19 +67,37 @@ impl Job<'_> {
     }
 
     /// Looks at what an earlier run left and sets the output up.
-    pub(super) fn start(&mut self, journal: Journal) -> Result<Start> {
+    pub(super) async fn start(&mut self, journal: Journal) -> Result<Start> {
+        let left = self.left(&journal)?;
+        #[cfg(feature = "cloud")]
+        if self.object.is_some() {
+            return self.start_object(journal, left).await;
+        }
+        match left {
+            Left::Closed(summary) => {
+                (self.header.device, self.header.inode) = (summary.header.device, summary.header.inode);
+                let closed = summary.closed.ok_or_else(|| Error::failed("nothing was closed"))?;
+                Ok(Start::Earlier(journal, summary.ended, Box::new(closed)))
+            }
+            Left::Open(summary) => self.take_up(journal, *summary).map(|begin| Start::Run(Box::new(begin))),
+            Left::Nothing(summary) => {
+                self.begin_fresh(journal, summary.is_none()).map(|begin| Start::Run(Box::new(begin)))
+            }
+        }
+    }
+
+    /// What of an earlier run counts.
+    fn left(&self, journal: &Journal) -> Result<Left> {
         let options = self.means.options;
         let summary = journal.summary()?;
-        let is_empty = summary.is_none();
         match (summary, options.resume) {
-            (None, _) | (_, ResumePolicy::Restart) => {}
-            (Some(_), ResumePolicy::Refuse) => {
-                return Err(Error::refused(format!(
-                    "{} is a partial output of an earlier run",
-                    self.paths.partial.display()
-                ))
-                .with_hint("without --no-resume it is taken up, with --restart it is discarded"));
-            }
+            (None, _) => Ok(Left::Nothing(None)),
+            (Some(summary), ResumePolicy::Restart) => Ok(Left::Nothing(Some(Box::new(summary)))),
+            (Some(_), ResumePolicy::Refuse) => Err(Error::refused(format!(
+                "{} is a partial output of an earlier run",
+                self.paths.partial.display()
+            ))
+            .with_hint("without --no-resume it is taken up, with --restart it is discarded")),
             (Some(summary), ResumePolicy::Resume) => {
                 if let Some(reason) = &summary.tainted {
                     return Err(Error::new(
@@ -81,16 +110,16 @@ impl Job<'_> {
                     return Err(self.refuse_stream(&disk.header.source, &summary));
                 }
                 resume::check_header(&summary.header, &self.header, options.assume_unchanged)?;
-                if let Some(closed) = summary.closed {
-                    (self.header.device, self.header.inode) = (summary.header.device, summary.header.inode);
-                    return Ok(Start::Earlier(journal, summary.ended, Box::new(closed)));
-                }
-                if summary.checkpoint.is_some() {
-                    return self.take_up(journal, summary).map(|begin| Start::Run(Box::new(begin)));
-                }
+                let summary = Box::new(summary);
+                Ok(if summary.closed.is_some() {
+                    Left::Closed(summary)
+                } else if summary.checkpoint.is_some() {
+                    Left::Open(summary)
+                } else {
+                    Left::Nothing(Some(summary))
+                })
             }
         }
-        self.begin_fresh(journal, is_empty).map(|begin| Start::Run(Box::new(begin)))
     }
 
     fn begin_fresh(&mut self, mut journal: Journal, is_empty: bool) -> Result<Begin> {
@@ -124,7 +153,12 @@ impl Job<'_> {
         } else {
             Box::new(FileSink::new(file, &paths.partial, 0)?)
         };
-        Ok(Begin {
+        Ok(self.afresh(journal, sink))
+    }
+
+    /// A run that begins at the start of its output.
+    pub(super) fn afresh(&mut self, journal: Journal, sink: Box<dyn Sink>) -> Begin {
+        Begin {
             layout: self.layout(),
             journal,
             sink,
@@ -133,7 +167,7 @@ impl Job<'_> {
             ended: Vec::new(),
             open: None,
             guards: Vec::new(),
-        })
+        }
     }
 
     fn layout(&mut self) -> Layout {
@@ -142,7 +176,7 @@ impl Job<'_> {
     }
 
     /// What cannot be read back cannot be resumed.
-    fn check_header_len(&self) -> Result<()> {
+    pub(super) fn check_header_len(&self) -> Result<()> {
         let mut header = self.header.clone();
         (header.device, header.inode) = (u64::MAX, u64::MAX);
         let len = Record::Header(Box::new(header)).to_line()?.len() as u64;
@@ -185,20 +219,28 @@ impl Job<'_> {
     }
 
     /// Goes on behind the last checkpoint.
-    fn take_up(&mut self, mut journal: Journal, summary: Summary) -> Result<Begin> {
+    pub(super) fn take_up(&mut self, mut journal: Journal, summary: Summary) -> Result<Begin> {
         let point = summary.checkpoint.clone().ok_or_else(|| Error::failed("there is no durable point"))?;
         if self.paths.is_device {
             self.paths.check_free()?;
         }
-        let file = self.paths.reopen()?;
-        resume::check_partial(&summary, &file, &self.paths)?;
+        let mut file = None;
+        if !self.paths.is_object {
+            let file = file.insert(self.paths.reopen()?);
+            resume::check_partial(&summary, file, &self.paths)?;
+        }
         let mut layout = self.layout();
         let open = summary.open.and_then(|open| usize::try_from(open).ok());
         let mut disk = open.map(|index| self.open_disk(index)).unwrap_or_default();
-        let mut replayed =
-            Replayed { job: self, seed: point.tail_crc, slots: Vec::new(), guards: Vec::new() };
+        let mut replayed = Replayed {
+            job: self,
+            seed: point.seed(),
+            slots: Vec::new(),
+            fills: Vec::new(),
+            guards: Vec::new(),
+        };
         replay(&mut layout, &mut disk.tree, &mut journal.reader()?, &summary, &mut replayed)?;
-        let Replayed { slots, guards, .. } = replayed;
+        let Replayed { slots, fills, guards, .. } = replayed;
         if let Some(encoder) = layout.encoder_identity().or_else(|| self.encoder_identity())
             && encoder != summary.header.encoder
         {
@@ -221,14 +263,9 @@ impl Job<'_> {
             None => None,
         };
         let reserved_end = slots.iter().map(|(_, start, len)| start + len).max().unwrap_or(0);
-        let sink: Box<dyn Sink> = if self.paths.is_device {
-            let mut sink = BlockSink::new(file, &self.paths.partial, point.out)?;
-            slots.into_iter().for_each(|(slot, start, len)| sink.restore_slot(slot, start, len));
-            Box::new(sink)
-        } else {
-            let mut sink = FileSink::new(file, &self.paths.partial, point.out)?;
-            slots.into_iter().for_each(|(slot, start, len)| sink.restore_slot(slot, start, len));
-            Box::new(sink)
+        let sink = match file {
+            None => self.object_sink(&summary, &point, slots, fills)?,
+            Some(file) => self.file_sink(file, point.out, slots)?,
         };
         journal.truncate(summary.valid_len)?;
         (self.header.device, self.header.inode) = (summary.header.device, summary.header.inode);
@@ -251,6 +288,28 @@ impl Job<'_> {
         })
     }
 
+    fn file_sink(&self, file: File, position: u64, slots: Vec<(Slot, u64, u64)>) -> Result<Box<dyn Sink>> {
+        if self.paths.is_device {
+            let mut sink = BlockSink::new(file, &self.paths.partial, position)?;
+            slots.into_iter().for_each(|(slot, start, len)| sink.restore_slot(slot, start, len));
+            return Ok(Box::new(sink));
+        }
+        let mut sink = FileSink::new(file, &self.paths.partial, position)?;
+        slots.into_iter().for_each(|(slot, start, len)| sink.restore_slot(slot, start, len));
+        Ok(Box::new(sink))
+    }
+
+    #[cfg(not(feature = "cloud"))]
+    fn object_sink(
+        &self,
+        _: &Summary,
+        _: &Checkpoint,
+        _: Vec<(Slot, u64, u64)>,
+        _: Vec<(Slot, u64, Bytes)>,
+    ) -> Result<Box<dyn Sink>> {
+        Err(Error::failed("this program was built without object stores"))
+    }
+
     fn encoder_identity(&self) -> Option<String> {
         Some(self.disks.first()?.writer().ok()?.encoder_identity())
     }
@@ -261,6 +320,7 @@ struct Replayed<'a, 'b> {
     job: &'a Job<'b>,
     seed: u32,
     slots: Vec<(Slot, u64, u64)>,
+    fills: Vec<(Slot, u64, Bytes)>,
     guards: Vec<Guard>,
 }
 
@@ -272,6 +332,13 @@ impl Replay for Replayed<'_, '_> {
 
     fn slot(&mut self, slot: Slot, start: u64, len: u64) {
         self.slots.push((slot, start, len));
+    }
+
+    fn fill(&mut self, slot: Slot, at: u64, bytes: Bytes) {
+        // A file has these bytes.
+        if self.job.paths.is_object {
+            self.fills.push((slot, at, bytes));
+        }
     }
 
     fn chunk(&mut self, disk: usize, record: &ChunkRecord) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::source::SourceIdentity;
+use crate::{sink::object::Schedule, source::SourceIdentity};
 
 /// Everything in an output that is not disk content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct Header {
     pub disks: Vec<DiskHeader>,
     /// What the disks lie in; `None` = a plain image.
     pub container: Option<ContainerHeader>,
+    /// The object that the output becomes; `None` = a file or a device.
+    pub object: Option<ObjectHeader>,
     /// Encoder whose bytes these are.
     pub encoder: String,
     /// Device number of the partial output.
@@ -42,6 +44,17 @@ pub struct DiskHeader {
     pub identity: Option<SourceIdentity>,
     /// Size of the disk in bytes, if it was known at the start.
     pub size: Option<u64>,
+}
+
+/// Which object an output becomes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectHeader {
+    /// Its URL, without secrets.
+    pub url: String,
+    /// Id of the run: its marker is called so, and the object carries it.
+    pub run: String,
+    /// How it is cut into parts.
+    pub schedule: Schedule,
 }
 
 /// Everything in a container that is not a disk.
@@ -76,6 +89,8 @@ struct HeaderLine {
     flat_sha256: bool,
     #[serde(flatten)]
     sources: Sources,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    object: Option<ObjectHeader>,
     encoder: String,
     device: u64,
     inode: u64,
@@ -90,12 +105,13 @@ enum Sources {
 
 impl From<HeaderLine> for Header {
     fn from(line: HeaderLine) -> Self {
-        let HeaderLine { version, name, spec, digest, flat_sha256, sources, encoder, device, inode } = line;
+        let HeaderLine { version, name, spec, digest, flat_sha256, sources, object, encoder, .. } = line;
+        let (device, inode) = (line.device, line.inode);
         let (container, disks) = match sources {
             Sources::Container { container, disks } => (Some(container), disks),
             Sources::Image(disk) => (None, vec![disk]),
         };
-        Self { name, spec, digest, flat_sha256, disks, container, encoder, device, inode, version }
+        Self { name, spec, digest, flat_sha256, disks, container, object, encoder, device, inode, version }
     }
 }
 
@@ -111,7 +127,7 @@ impl From<Header> for HeaderLine {
                 size: None,
             })),
         };
-        let Header { version, encoder, device, inode, .. } = header;
-        Self { version, name, spec, digest, flat_sha256, sources, encoder, device, inode }
+        let Header { version, object, encoder, device, inode, .. } = header;
+        Self { version, name, spec, digest, flat_sha256, sources, object, encoder, device, inode }
     }
 }

@@ -1,8 +1,8 @@
 //! What counts in a journal.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
-use super::{Checkpoint, ChunkRecord, Closed, DiskEnd, DiskStart, Header, JournalReader, Record};
+use super::{Checkpoint, ChunkRecord, Closed, DiskEnd, DiskStart, Header, JournalReader, PartRecord, Record};
 use crate::error::Result;
 
 /// What stands in a journal up to its durable point.
@@ -22,6 +22,10 @@ pub struct Summary {
     pub closed: Option<Closed>,
     /// The source is known to have changed.
     pub tainted: Option<String>,
+    /// The upload of an object, if it was begun.
+    pub upload: Option<String>,
+    /// Its parts that the store has, by their numbers.
+    pub parts: BTreeMap<u32, PartRecord>,
 }
 
 impl Summary {
@@ -42,17 +46,36 @@ impl Summary {
             valid_len: journal.offset(),
             closed: None,
             tainted: None,
+            upload: None,
+            parts: BTreeMap::new(),
         };
+        // Lines that a checkpoint must follow, if they are to count.
+        let mut uncounted = false;
         while let Some(record) = journal.next_record()? {
             if this.closed.is_some() && !matches!(record, Record::Tainted { .. }) {
                 break;
             }
             match record {
-                Record::Chunk(chunk) if place.take_chunk(&chunk) => continue,
-                Record::DiskStart(start) if place.take_start(start) => continue,
+                Record::Chunk(chunk) if place.take_chunk(&chunk) => {
+                    uncounted = true;
+                    continue;
+                }
+                Record::DiskStart(start) if place.take_start(start) => {
+                    uncounted = true;
+                    continue;
+                }
                 Record::DiskEnd(end) if place.take_end(&end) => {
+                    uncounted = true;
                     this.ended.push(end);
                     continue;
+                }
+                // What the store has does not depend on what is recorded of the disks.
+                Record::Part(part) if !uncounted && this.header.object.is_some() => {
+                    this.parts.insert(part.part, part);
+                }
+                Record::Upload { id } if !uncounted && this.header.object.is_some() => {
+                    this.upload = Some(id);
+                    this.parts.clear();
                 }
                 Record::Checkpoint(point) if place.is_at(&point) => {
                     place.counted = this.ended.len();
@@ -66,6 +89,7 @@ impl Summary {
                 Record::Tainted { reason } => this.tainted = Some(reason),
                 _ => break,
             }
+            uncounted = false;
             this.valid_len = journal.offset();
         }
         this.ended.truncate(place.counted);

@@ -32,6 +32,7 @@ fn header() -> Record {
         flat_sha256: false,
         disks: vec![disk_header(None)],
         container: None,
+        object: None,
         encoder: "none".into(),
         device: u64::MAX,
         inode: 7,

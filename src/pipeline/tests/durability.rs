@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::pipeline::journal::{self, DiskHeader, Header, Journal, Record};
+use crate::{
+    pipeline::journal::{self, DiskHeader, Header, Journal, Record},
+    sink::Durable,
+};
 
 /// A sink in memory that looks at the journal whenever it is synced.
 struct WatchedSink {
@@ -61,7 +64,7 @@ impl Sink for WatchedSink {
 }
 
 impl DataSync for Watch {
-    fn sync(&self) -> Result<()> {
+    fn sync(&self) -> Result<Durable> {
         let turn = self.syncs.fetch_add(1, SeqCst) + 1;
         self.assert_nothing_early();
         // What is written while a sync runs is not covered by it.
@@ -73,7 +76,7 @@ impl DataSync for Watch {
             return Err(Error::failed("the disk lost what was written"));
         }
         *self.durable.lock().unwrap() = covered;
-        Ok(())
+        Ok(Durable::All)
     }
 
     fn tail_crc(&self, end: u64, len: u64) -> Result<u32> {
@@ -114,6 +117,7 @@ fn run_disk(
         flat_sha256: false,
         disks: vec![DiskHeader { file: None, source: "memory".into(), identity: None, size }],
         container: None,
+        object: None,
         encoder: writer.encoder_identity(),
         device: 0,
         inode: 0,

@@ -34,7 +34,7 @@ impl Rate {
     }
 
     /// Waits until `len` more bytes may be taken.
-    pub(super) async fn take(&self, len: usize) {
+    pub(crate) async fn take(&self, len: usize) {
         let wait = self.charge(len, Instant::now());
         // A timer is not finer than a millisecond; what is owed is not forgotten.
         if wait >= Duration::from_millis(1) {

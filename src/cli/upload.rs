@@ -1,0 +1,83 @@
+//! Options of commands that write objects: `s3://`, `gs://`, `az://`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use vmferry::{Error, Target, is_object_url};
+#[cfg(feature = "cloud")]
+use vmferry::{ObjectOptions, source::Rate};
+
+#[cfg(feature = "cloud")]
+use super::{args::SourceArgs, store::NewObjectArgs, units::parse_positive_size};
+
+/// How objects are written.
+#[cfg(feature = "cloud")]
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Object storage options")]
+pub(crate) struct UploadArgs {
+    #[command(flatten)]
+    new: NewObjectArgs,
+
+    /// Bytes of each part of an upload, for stores that want them equal [default: 8 MiB for the first
+    /// 12 GB, then growing]
+    #[arg(long, value_name = "SIZE", value_parser = parse_positive_size)]
+    part_size: Option<u64>,
+}
+
+#[cfg(not(feature = "cloud"))]
+#[derive(Args, Debug)]
+pub(crate) struct UploadArgs {}
+
+#[cfg(feature = "cloud")]
+impl UploadArgs {
+    /// The same for the library, in a store that is reached as the sources are.
+    pub(crate) fn options(&self, reading: &SourceArgs) -> ObjectOptions {
+        let reading = reading.options();
+        ObjectOptions {
+            store: self.new.add_to(reading.store),
+            part_size: self.part_size,
+            // A limit of its own, of the same height: what is fetched does not slow down what is sent.
+            rate: reading.http.rate.map(|rate| Rate::new(rate.bytes_per_second())),
+        }
+    }
+}
+
+/// What the user names as an output: an object, or a path, which may be written as a URL too.
+pub(crate) fn output_path(output: &Path) -> Result<PathBuf, Error> {
+    let Some(text) = output.to_str().filter(|text| text.contains("://")) else {
+        return Ok(output.to_owned());
+    };
+    if is_object_url(text) {
+        return Ok(output.to_owned());
+    }
+    match text.strip_prefix("file://") {
+        Some(path) if path.starts_with('/') => Ok(path.into()),
+        Some(_) => Err(Error::usage(format!("{text} names no file of this machine"))
+            .with_hint("write file:///PATH, or the path alone")),
+        None => Err(Error::usage(format!("cannot write to the URL {text}")).with_hint(
+            "write to a file, to s3://, gs:// or az://, or to - and pipe a raw or streamOptimized vmdk image on",
+        )),
+    }
+}
+
+/// The same as a target.
+pub(crate) fn output_target(output: &Path) -> Result<Target, Error> {
+    output_path(output).map(Target::at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_files_are_paths_and_those_of_stores_objects() {
+        let target = |text: &str| output_target(Path::new(text));
+        assert_eq!(target("a/b.raw").unwrap(), Target::Path("a/b.raw".into()));
+        assert_eq!(target("file:///a/b.raw").unwrap(), Target::Path("/a/b.raw".into()));
+        assert_eq!(target("s3://b/k.raw").unwrap(), Target::Object("s3://b/k.raw".into()));
+        assert_eq!(target("azure://b/k.raw").unwrap(), Target::Object("azure://b/k.raw".into()));
+        for wrong in ["file://host/a", "https://host/a", "nbd://host"] {
+            assert!(target(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! An object as the place of an output: what is there, the upload that becomes it, its marker, its
+//! manifest.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use object_store::{
+    Attribute, GetOptions, MultipartId, ObjectStoreExt as _, PutMultipartOptions, PutPayload, WriteMultipart,
+    multipart::PartId,
+};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::ConversionOptions;
+use crate::{
+    error::{Error, ErrorKind, Result},
+    object::{Act, Encryption, ObjectLocation, Scheme, Store, StoreOptions, object_error},
+    pipeline::{
+        journal::{ObjectHeader, PartRecord},
+        target::TargetPaths,
+    },
+    sink::object::{Limits, PartTarget, Schedule},
+    source::Rate,
+};
+
+/// Where an output becomes an object.
+#[derive(Clone, Debug)]
+pub(crate) struct ObjectPlace {
+    pub(crate) location: ObjectLocation,
+    store: Store,
+    schedule: Schedule,
+    rate: Option<Rate>,
+    force: bool,
+}
+
+/// What the store has under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Id of the run that made it, if it says so.
+    pub(crate) run: Option<String>,
+}
+
+/// How far the last step of an upload came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Completed {
+    /// The object is there, and it is ours.
+    Yes,
+    /// The upload is gone, and the object is not ours.
+    Gone,
+}
+
+impl ObjectPlace {
+    /// The object `url`, whose bytes are at most `worst`, as far as that is known.
+    ///
+    /// # Errors
+    /// It is no URL of an object, or the options contradict each other.
+    pub(crate) async fn open(url: &str, options: &ConversionOptions, worst: Option<u64>) -> Result<Self> {
+        let location = ObjectLocation::parse(url)?
+            .ok_or_else(|| Error::usage(format!("{url:?} is no URL of an object")))?;
+        location.path()?;
+        let schedule = schedule(&location, options, worst)?;
+        let store = StoreOptions {
+            largest_part: schedule.longest_of(worst.unwrap_or(UNKNOWN_LEN)),
+            ..options.object.store.clone()
+        };
+        let store = Store::open(&location, &store).await?;
+        Ok(Self { location, store, schedule, rate: options.object.rate.clone(), force: options.force })
+    }
+
+    /// What the journal says of it; the id of the run is new.
+    ///
+    /// # Errors
+    /// The system has no random bytes.
+    pub(crate) fn header(&self) -> Result<ObjectHeader> {
+        let mut bytes = [0_u8; 10];
+        SystemRandom::new()
+            .fill(&mut bytes)
+            .map_err(|_| Error::failed("the system gives no random bytes for the id of the run"))?;
+        let run = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(ObjectHeader { url: self.location.to_string(), run, schedule: self.schedule })
+    }
+
+    /// What is told of it with `--part-size` and in messages.
+    pub(crate) fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// Refuses what the user did not ask to overwrite.
+    ///
+    /// # Errors
+    /// The object or its manifest exists and there is no `force`, or the store cannot be asked.
+    pub(crate) async fn check_free(&self) -> Result<()> {
+        if self.force {
+            return Ok(());
+        }
+        for location in [self.location.clone(), self.manifest()] {
+            if self.head(&location).await?.is_some() {
+                return Err(Error::refused(format!("{location} exists"))
+                    .with_hint("choose another name, or say --force to overwrite it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is there.
+    async fn head(&self, location: &ObjectLocation) -> Result<Option<Found>> {
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        match self.store.objects.get_opts(&location.path()?, options).await {
+            Ok(found) => {
+                let run = found.attributes.get(&Attribute::Metadata(RUN.into()));
+                Ok(Some(Found { size: found.meta.size, run: run.map(|run| run.to_string()) }))
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(object_error(location, Act::Read, error)),
+        }
+    }
+
+    /// Begins an upload, and says so in the bucket: first that one is about to be begun, then which.
+    ///
+    /// # Errors
+    /// The store refuses, or cannot be asked.
+    pub(crate) async fn create(&self, header: &ObjectHeader) -> Result<MultipartId> {
+        self.put_marker(header, None).await?;
+        let upload = self.create_upload(header).await?;
+        self.put_marker(header, Some(&upload)).await?;
+        Ok(upload)
+    }
+
+    async fn create_upload(&self, header: &ObjectHeader) -> Result<MultipartId> {
+        let path = self.location.path()?;
+        let creation = match self.store.scheme() {
+            // Azure knows no uploads: blocks that nobody has made a blob of.
+            Scheme::Azure => PutMultipartOptions::default(),
+            Scheme::Gcs | Scheme::S3 => self.store.creation(&[
+                (RUN, header.run.clone()),
+                (TOOL, concat!("vmferry/", env!("CARGO_PKG_VERSION")).to_owned()),
+            ]),
+        };
+        let created = self.store.parts.create_multipart_opts(&path, creation).await;
+        created.map_err(|error| object_error(&self.location, Act::Create, error))
+    }
+
+    /// Where the parts of `upload` are sent.
+    ///
+    /// # Errors
+    /// The key is no path.
+    pub(crate) fn target(&self, upload: &str) -> Result<PartTarget> {
+        let location = self.location.clone();
+        let kms = matches!(self.store.options().encryption, Some(Encryption::Kms(_)));
+        Ok(PartTarget {
+            store: Arc::clone(&self.store.parts),
+            path: self.location.path()?,
+            upload: upload.to_owned(),
+            name: self.location.to_string(),
+            answers_md5: !kms && self.store.scheme() != Scheme::Azure,
+            rate: self.rate.clone(),
+            explain: Arc::new(move |error| object_error(&location, Act::Write, error)),
+        })
+    }
+
+    /// Makes an object of size `size` of the parts of `upload`, or finds that this was done.
+    ///
+    /// # Errors
+    /// A part is missing, an object appeared under the key, or the store refuses.
+    pub(crate) async fn complete(
+        &self,
+        header: &ObjectHeader,
+        upload: &str,
+        parts: &[PartRecord],
+        size: u64,
+    ) -> Result<Completed> {
+        let numbers = parts.iter().enumerate();
+        let in_order = numbers.clone().all(|(index, part)| part.part as usize == index + 1);
+        if !in_order || parts.is_empty() || parts.iter().map(|part| part.len).sum::<u64>() != size {
+            return Err(Error::failed("the journal lacks parts of the upload")
+                .with_hint("start again with --restart"));
+        }
+        let found = self.head(&self.location).await?;
+        if found.as_ref().is_some_and(|found| found.is_made_by(&header.run, size)) {
+            return Ok(Completed::Yes);
+        }
+        if found.is_some() && !self.force {
+            return Err(Error::refused(format!("{} appeared while it was being made", self.location))
+                .with_hint("remove it, or run the same command again with --force: the upload is kept"));
+        }
+        let ids = parts.iter().map(|part| PartId { content_id: part.id.clone() }).collect();
+        let path = self.location.path()?;
+        match self.store.parts.complete_multipart(&path, &upload.to_owned(), ids).await {
+            Ok(_) => {}
+            Err(error) => {
+                // The answer may have got lost on its way.
+                let found = self.head(&self.location).await?;
+                if found.is_some_and(|found| found.is_made_by(&header.run, size)) {
+                    return Ok(Completed::Yes);
+                }
+                if matches!(error, object_store::Error::NotFound { .. }) {
+                    return Ok(Completed::Gone);
+                }
+                return Err(object_error(&self.location, Act::Complete, error));
+            }
+        }
+        match self.head(&self.location).await? {
+            Some(found) if found.size == size => Ok(Completed::Yes),
+            found => {
+                let has = found.map_or_else(|| "nothing".to_owned(), |found| format!("{} bytes", found.size));
+                Err(Error::new(
+                    ErrorKind::Verification,
+                    format!("{} should have {size} bytes now, and has {has}", self.location),
+                )
+                .with_hint("remove it, and start again with --restart"))
+            }
+        }
+    }
+
+    /// What the store has of an upload; `None` if there is no such upload.
+    ///
+    /// # Errors
+    /// The store refuses, or cannot be asked.
+    pub(crate) async fn parts_there(&self, _upload: &str) -> Result<Option<There>> {
+        Ok(Some(There(None)))
+    }
+
+    /// Gives up an upload, on the user's word.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub(crate) async fn abort(&self, header: &ObjectHeader, upload: &str) -> Result<()> {
+        let aborted = self.store.parts.abort_multipart(&self.location.path()?, &upload.to_owned()).await;
+        match aborted {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => self.remove_marker(header).await,
+            Err(error) => Err(object_error(&self.location, Act::Abort, error)),
+        }
+    }
+
+    /// The object with the digests.
+    pub(crate) fn manifest(&self) -> ObjectLocation {
+        self.location.child(".vmferry.jsonl")
+    }
+
+    /// Writes the manifest; `write` gives its bytes, on a thread where it may block.
+    ///
+    /// # Errors
+    /// The store refuses, or `write` fails.
+    pub(crate) async fn put_manifest<F>(&self, write: F) -> Result<ObjectLocation>
+    where
+        F: FnOnce(&mut dyn io::Write) -> Result<()> + Send + 'static,
+    {
+        let location = self.manifest();
+        let failed = |error| object_error(&location, Act::Write, error);
+        let (sender, mut receiver) = mpsc::channel(1);
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut pieces = Pieces { sender, piece: Vec::new() };
+            write(&mut pieces)?;
+            io::Write::flush(&mut pieces)
+                .map_err(|error| Error::failed("cannot write the manifest").with_source(error))
+        });
+        let path = location.path()?;
+        let first: Option<Bytes> = receiver.recv().await;
+        let second = receiver.recv().await;
+        match (first, second) {
+            (Some(first), Some(second)) => {
+                let upload = self.store.objects.put_multipart(&path).await.map_err(failed)?;
+                let mut upload = WriteMultipart::new_with_chunk_size(upload, PIECE_LEN);
+                let mut next = Some(first);
+                let mut then = Some(second);
+                while let Some(piece) = next {
+                    upload.wait_for_capacity(1).await.map_err(failed)?;
+                    upload.put(piece);
+                    next = match then.take() {
+                        Some(piece) => Some(piece),
+                        None => receiver.recv().await,
+                    };
+                }
+                joined(writing).await?;
+                upload.finish().await.map_err(failed)?;
+            }
+            (first, _) => {
+                joined(writing).await?;
+                let payload = PutPayload::from(first.unwrap_or_default());
+                self.store.objects.put(&path, payload).await.map_err(failed)?;
+            }
+        }
+        Ok(location)
+    }
+
+    /// Removes the manifest of what was overwritten: it is not true of the new object.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub(crate) async fn remove_stale_manifest(&self) -> Result<()> {
+        if !self.force {
+            return Ok(());
+        }
+        self.delete(&self.manifest()).await
+    }
+
+    fn marker(&self, header: &ObjectHeader) -> ObjectLocation {
+        self.location.with_key(format!("{}.vmferry/{}.json", self.location.prefix(), header.run))
+    }
+
+    async fn put_marker(&self, header: &ObjectHeader, upload: Option<&str>) -> Result<()> {
+        let location = self.marker(header);
+        let marker = Marker { version: 1, run: &header.run, key: self.location.key(), upload };
+        let text = serde_json::to_vec(&marker)
+            .map_err(|error| Error::failed("cannot express a marker").with_source(error))?;
+        let put = self.store.objects.put(&location.path()?, text.into()).await;
+        put.map(drop).map_err(|error| object_error(&location, Act::Write, error))
+    }
+
+    /// Says that the upload is over.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub(crate) async fn remove_marker(&self, header: &ObjectHeader) -> Result<()> {
+        self.delete(&self.marker(header)).await
+    }
+
+    async fn delete(&self, location: &ObjectLocation) -> Result<()> {
+        match self.store.objects.delete(&location.path()?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(object_error(location, Act::Delete, error)),
+        }
+    }
+}
+
+/// The parts that a store has of an upload; `None` = it does not tell.
+#[derive(Debug)]
+pub(crate) struct There(Option<Vec<PartRecord>>);
+
+impl There {
+    /// Drops from `parts` what the store does not have.
+    pub(crate) fn reconcile(self, parts: &mut std::collections::BTreeMap<u32, PartRecord>) {
+        if let Self(Some(there)) = self {
+            parts.retain(|number, part| {
+                there
+                    .iter()
+                    .any(|there| there.part == *number && there.len == part.len && there.id == part.id)
+            });
+        }
+    }
+}
+
+impl Found {
+    fn is_made_by(&self, run: &str, size: u64) -> bool {
+        self.size == size && self.run.as_deref() == Some(run)
+    }
+}
+
+async fn joined(task: tokio::task::JoinHandle<Result<()>>) -> Result<()> {
+    task.await.map_err(|error| Error::failed("writing the manifest panicked").with_source(error))?
+}
+
+/// What belongs to the object at `url`.
+///
+/// # Errors
+/// There is no place for its journal, or a directory has its name.
+pub(crate) fn paths(url: &str, options: &ConversionOptions) -> Result<TargetPaths> {
+    let endpoint = options.object.store.endpoint.as_deref().unwrap_or_default();
+    let location =
+        ObjectLocation::parse(url)?.map_or_else(|| url.to_owned(), |location| location.to_string());
+    TargetPaths::of_object(&location, endpoint, options.journal.as_deref(), options.force)
+}
+
+/// Bytes that the image of a disk of `size` bytes has at most, whatever the format: tables, and what
+/// cannot be compressed.
+pub(crate) fn worst_len(size: u64) -> u64 {
+    size.saturating_add(size / 64).saturating_add(16 << 20)
+}
+
+/// How an output of at most `worst` bytes is cut.
+fn schedule(location: &ObjectLocation, options: &ConversionOptions, worst: Option<u64>) -> Result<Schedule> {
+    let limits = match location.scheme() {
+        Scheme::Azure => Limits::AZURE,
+        Scheme::Gcs | Scheme::S3 => Limits::S3,
+    };
+    match options.object.part_size {
+        Some(len) => Schedule::equal(limits, len),
+        None => Ok(Schedule::growing(limits, worst.unwrap_or(UNKNOWN_LEN))),
+    }
+}
+
+/// Who goes on with an upload, or cleans it up, finds it by this.
+#[derive(Serialize)]
+struct Marker<'a> {
+    version: u32,
+    run: &'a str,
+    key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upload: Option<&'a str>,
+}
+
+/// Collects what is written into pieces for a part each.
+struct Pieces {
+    sender: mpsc::Sender<Bytes>,
+    piece: Vec<u8>,
+}
+
+impl io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PIECE_LEN - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..taken]);
+        if self.piece.len() == PIECE_LEN {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::take(&mut self.piece).into();
+        self.sender.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// Metadata of an object: the run that made it, and the program.
+const RUN: &str = "vmferry-run";
+const TOOL: &str = "vmferry-tool";
+
+/// Bytes of an output whose length nothing tells.
+const UNKNOWN_LEN: u64 = 16 << 40;
+
+/// Bytes of a part of a manifest.
+const PIECE_LEN: usize = 8 << 20;

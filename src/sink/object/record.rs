@@ -1,0 +1,30 @@
+//! What of an upload is told to the journal.
+
+use serde::{Deserialize, Serialize};
+
+/// A part that the store has acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Its number, from 1 on.
+    pub part: u32,
+    /// Its bytes.
+    pub len: u64,
+    /// What the store calls it.
+    pub id: String,
+    /// MD5 of its bytes, hexadecimal: what tells that a part that is formed again is the same.
+    pub md5: String,
+}
+
+/// Bytes of a part that is not with the store yet, in the pins file beside the journal. Where something
+/// is to be filled in late they are zero: what had been filled in follows from the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinRecord {
+    /// Number of the part.
+    pub part: u32,
+    /// Where its bytes begin in the pins file.
+    pub at: u64,
+    /// How many of them there are, from the part's first on.
+    pub len: u64,
+    /// CRC-32C of these.
+    pub crc: u32,
+}
