@@ -1,21 +1,22 @@
 //! An object as the place of an output: what is there, the upload that becomes it, its marker, its
 //! manifest.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use bytes::Bytes;
 use object_store::{
-    Attribute, GetOptions, MultipartId, ObjectStoreExt as _, PutMultipartOptions, PutPayload, WriteMultipart,
-    multipart::PartId,
+    MultipartId, ObjectStoreExt as _, PutMultipartOptions, PutPayload, WriteMultipart, multipart::PartId,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
-use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::ConversionOptions;
 use crate::{
     error::{Error, ErrorKind, Result},
-    object::{Act, Encryption, ObjectLocation, Scheme, Store, StoreOptions, object_error},
+    object::{
+        Act, Encryption, MarkedUpload, Marker, ObjectClient, ObjectHead, ObjectLocation, RUN_METADATA,
+        Scheme, Store, StoreOptions, StoredPart, object_error,
+    },
     pipeline::{
         journal::{ObjectHeader, PartRecord},
         target::TargetPaths,
@@ -29,18 +30,10 @@ use crate::{
 pub(crate) struct ObjectPlace {
     pub(crate) location: ObjectLocation,
     store: Store,
+    client: Arc<ObjectClient>,
     schedule: Schedule,
     rate: Option<Rate>,
     force: bool,
-}
-
-/// What the store has under a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    /// Bytes.
-    pub(crate) size: u64,
-    /// Id of the run that made it, if it says so.
-    pub(crate) run: Option<String>,
 }
 
 /// How far the last step of an upload came.
@@ -67,7 +60,15 @@ impl ObjectPlace {
             ..options.object.store.clone()
         };
         let store = Store::open(&location, &store).await?;
-        Ok(Self { location, store, schedule, rate: options.object.rate.clone(), force: options.force })
+        let client = Arc::new(ObjectClient::new(&store, &location).await?);
+        Ok(Self {
+            location,
+            store,
+            client,
+            schedule,
+            rate: options.object.rate.clone(),
+            force: options.force,
+        })
     }
 
     /// What the journal says of it; the id of the run is new.
@@ -97,7 +98,7 @@ impl ObjectPlace {
             return Ok(());
         }
         for location in [self.location.clone(), self.manifest()] {
-            if self.head(&location).await?.is_some() {
+            if self.client.head(&location).await?.is_some() {
                 return Err(Error::refused(format!("{location} exists"))
                     .with_hint("choose another name, or say --force to overwrite it"));
             }
@@ -105,39 +106,28 @@ impl ObjectPlace {
         Ok(())
     }
 
-    /// What is there.
-    async fn head(&self, location: &ObjectLocation) -> Result<Option<Found>> {
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        match self.store.objects.get_opts(&location.path()?, options).await {
-            Ok(found) => {
-                let run = found.attributes.get(&Attribute::Metadata(RUN.into()));
-                Ok(Some(Found { size: found.meta.size, run: run.map(|run| run.to_string()) }))
-            }
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(object_error(location, Act::Read, error)),
-        }
-    }
-
     /// Begins an upload, and says so in the bucket: first that one is about to be begun, then which.
     ///
     /// # Errors
     /// The store refuses, or cannot be asked.
     pub(crate) async fn create(&self, header: &ObjectHeader) -> Result<MultipartId> {
-        self.put_marker(header, None).await?;
+        self.mark(header, Vec::new()).await?;
         let upload = self.create_upload(header).await?;
-        self.put_marker(header, Some(&upload)).await?;
+        let marked = MarkedUpload { key: self.location.key().to_owned(), id: upload.clone() };
+        self.mark(header, vec![marked]).await?;
         Ok(upload)
+    }
+
+    async fn mark(&self, header: &ObjectHeader, uploads: Vec<MarkedUpload>) -> Result<()> {
+        Marker::new(&header.run, None, uploads)?.write(&self.store, &self.location).await
     }
 
     async fn create_upload(&self, header: &ObjectHeader) -> Result<MultipartId> {
         let path = self.location.path()?;
         let creation = match self.store.scheme() {
-            // Azure knows no uploads: blocks that nobody has made a blob of.
+            // Azure knows no uploads, only blocks that nobody has made a blob of.
             Scheme::Azure => PutMultipartOptions::default(),
-            Scheme::Gcs | Scheme::S3 => self.store.creation(&[
-                (RUN, header.run.clone()),
-                (TOOL, concat!("vmferry/", env!("CARGO_PKG_VERSION")).to_owned()),
-            ]),
+            Scheme::Gcs | Scheme::S3 => self.store.creation(&metadata(header)),
         };
         let created = self.store.parts.create_multipart_opts(&path, creation).await;
         created.map_err(|error| object_error(&self.location, Act::Create, error))
@@ -178,31 +168,29 @@ impl ObjectPlace {
             return Err(Error::failed("the journal lacks parts of the upload")
                 .with_hint("start again with --restart"));
         }
-        let found = self.head(&self.location).await?;
-        if found.as_ref().is_some_and(|found| found.is_made_by(&header.run, size)) {
+        let found = self.client.head(&self.location).await?;
+        if found.as_ref().is_some_and(|found| is_made_by(found, &header.run, size)) {
             return Ok(Completed::Yes);
         }
         if found.is_some() && !self.force {
             return Err(Error::refused(format!("{} appeared while it was being made", self.location))
                 .with_hint("remove it, or run the same command again with --force: the upload is kept"));
         }
-        let ids = parts.iter().map(|part| PartId { content_id: part.id.clone() }).collect();
-        let path = self.location.path()?;
-        match self.store.parts.complete_multipart(&path, &upload.to_owned(), ids).await {
-            Ok(_) => {}
-            Err(error) => {
+        match self.make(header, upload, parts).await? {
+            Made::Done => {}
+            Made::Unknown(error) => {
                 // The answer may have got lost on its way.
-                let found = self.head(&self.location).await?;
-                if found.is_some_and(|found| found.is_made_by(&header.run, size)) {
+                let found = self.client.head(&self.location).await?;
+                if found.is_some_and(|found| is_made_by(&found, &header.run, size)) {
                     return Ok(Completed::Yes);
                 }
-                if matches!(error, object_store::Error::NotFound { .. }) {
-                    return Ok(Completed::Gone);
-                }
-                return Err(object_error(&self.location, Act::Complete, error));
+                return match self.there(upload).await? {
+                    None => Ok(Completed::Gone),
+                    Some(_) => Err(error),
+                };
             }
         }
-        match self.head(&self.location).await? {
+        match self.client.head(&self.location).await? {
             Some(found) if found.size == size => Ok(Completed::Yes),
             found => {
                 let has = found.map_or_else(|| "nothing".to_owned(), |found| format!("{} bytes", found.size));
@@ -215,12 +203,35 @@ impl ObjectPlace {
         }
     }
 
-    /// What the store has of an upload; `None` if there is no such upload.
+    async fn make(&self, header: &ObjectHeader, upload: &str, parts: &[PartRecord]) -> Result<Made> {
+        let ids: Vec<PartId> = parts.iter().map(|part| PartId { content_id: part.id.clone() }).collect();
+        let made = if self.store.scheme() == Scheme::Azure {
+            let own = self.store.options().metadata.iter().cloned();
+            let metadata: Vec<_> = metadata(header)
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .chain(own)
+                .collect();
+            self.client.commit_blocks(&self.location, &ids, &metadata).await.map(drop)
+        } else {
+            let path = self.location.path()?;
+            let made = self.store.parts.complete_multipart(&path, &upload.to_owned(), ids).await;
+            made.map(drop).map_err(|error| object_error(&self.location, Act::Complete, error))
+        };
+        Ok(made.map_or_else(Made::Unknown, |()| Made::Done))
+    }
+
+    /// What the store has of an upload; `None` if there is no such upload. Azure does not tell: there
+    /// the journal has to be believed.
     ///
     /// # Errors
     /// The store refuses, or cannot be asked.
-    pub(crate) async fn parts_there(&self, _upload: &str) -> Result<Option<There>> {
-        Ok(Some(There(None)))
+    pub(crate) async fn there(&self, upload: &str) -> Result<Option<There>> {
+        if self.store.scheme() == Scheme::Azure {
+            return Ok(Some(There(None)));
+        }
+        let parts = self.client.list_parts(&self.location, upload).await?;
+        Ok(parts.map(|parts| There(Some(parts))))
     }
 
     /// Gives up an upload, on the user's word.
@@ -294,20 +305,7 @@ impl ObjectPlace {
         if !self.force {
             return Ok(());
         }
-        self.delete(&self.manifest()).await
-    }
-
-    fn marker(&self, header: &ObjectHeader) -> ObjectLocation {
-        self.location.with_key(format!("{}.vmferry/{}.json", self.location.prefix(), header.run))
-    }
-
-    async fn put_marker(&self, header: &ObjectHeader, upload: Option<&str>) -> Result<()> {
-        let location = self.marker(header);
-        let marker = Marker { version: 1, run: &header.run, key: self.location.key(), upload };
-        let text = serde_json::to_vec(&marker)
-            .map_err(|error| Error::failed("cannot express a marker").with_source(error))?;
-        let put = self.store.objects.put(&location.path()?, text.into()).await;
-        put.map(drop).map_err(|error| object_error(&location, Act::Write, error))
+        Marker::remove(&self.store, &self.manifest()).await
     }
 
     /// Says that the upload is over.
@@ -315,38 +313,56 @@ impl ObjectPlace {
     /// # Errors
     /// The store refuses.
     pub(crate) async fn remove_marker(&self, header: &ObjectHeader) -> Result<()> {
-        self.delete(&self.marker(header)).await
+        let marker = Marker::new(&header.run, None, Vec::new())?.location(&self.location);
+        Marker::remove(&self.store, &marker).await
     }
+}
 
-    async fn delete(&self, location: &ObjectLocation) -> Result<()> {
-        match self.store.objects.delete(&location.path()?).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(object_error(location, Act::Delete, error)),
-        }
-    }
+/// What became of the request to make an object of parts.
+enum Made {
+    Done,
+    /// It failed, or its answer did not come.
+    Unknown(Error),
 }
 
 /// The parts that a store has of an upload; `None` = it does not tell.
 #[derive(Debug)]
-pub(crate) struct There(Option<Vec<PartRecord>>);
+pub(crate) struct There(Option<Vec<StoredPart>>);
 
 impl There {
-    /// Drops from `parts` what the store does not have.
-    pub(crate) fn reconcile(self, parts: &mut std::collections::BTreeMap<u32, PartRecord>) {
-        if let Self(Some(there)) = self {
-            parts.retain(|number, part| {
-                there
-                    .iter()
-                    .any(|there| there.part == *number && there.len == part.len && there.id == part.id)
-            });
+    /// Drops from `parts` what the store does not have, and adds what the journal did not hear of, as
+    /// far as the store names parts by the MD5 of their bytes.
+    pub(crate) fn reconcile(self, parts: &mut BTreeMap<u32, PartRecord>) {
+        let Self(Some(there)) = self else { return };
+        let there: BTreeMap<u32, StoredPart> = there.into_iter().map(|part| (part.number, part)).collect();
+        parts.retain(|number, part| {
+            there.get(number).is_some_and(|there| {
+                // With a checksum, an id has the ETag somewhere in it.
+                there.size == part.len && part.id.contains(there.etag.trim_matches('"'))
+            })
+        });
+        let by_md5 = parts.values().all(|part| part.id.trim_matches('"') == part.md5);
+        for (number, part) in there.into_iter().filter(|_| by_md5) {
+            let md5 = part.etag.trim_matches('"').to_ascii_lowercase();
+            let is_md5 = md5.len() == 32 && md5.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if is_md5 && part.crc64.is_none() {
+                let id = part.etag;
+                parts.entry(number).or_insert(PartRecord { part: number, len: part.size, id, md5 });
+            }
         }
     }
 }
 
-impl Found {
-    fn is_made_by(&self, run: &str, size: u64) -> bool {
-        self.size == size && self.run.as_deref() == Some(run)
-    }
+/// What an object is made with beside what the user says.
+fn metadata(header: &ObjectHeader) -> [(&'static str, String); 2] {
+    [
+        (RUN_METADATA, header.run.clone()),
+        (TOOL_METADATA, concat!("vmferry/", env!("CARGO_PKG_VERSION")).to_owned()),
+    ]
+}
+
+fn is_made_by(found: &ObjectHead, run: &str, size: u64) -> bool {
+    found.size == size && found.run.as_deref() == Some(run)
 }
 
 async fn joined(task: tokio::task::JoinHandle<Result<()>>) -> Result<()> {
@@ -382,16 +398,6 @@ fn schedule(location: &ObjectLocation, options: &ConversionOptions, worst: Optio
     }
 }
 
-/// Who goes on with an upload, or cleans it up, finds it by this.
-#[derive(Serialize)]
-struct Marker<'a> {
-    version: u32,
-    run: &'a str,
-    key: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upload: Option<&'a str>,
-}
-
 /// Collects what is written into pieces for a part each.
 struct Pieces {
     sender: mpsc::Sender<Bytes>,
@@ -417,9 +423,8 @@ impl io::Write for Pieces {
     }
 }
 
-/// Metadata of an object: the run that made it, and the program.
-const RUN: &str = "vmferry-run";
-const TOOL: &str = "vmferry-tool";
+/// Metadata of an object that names the program.
+const TOOL_METADATA: &str = "vmferrytool";
 
 /// Bytes of an output whose length nothing tells.
 const UNKNOWN_LEN: u64 = 16 << 40;

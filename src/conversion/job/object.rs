@@ -40,7 +40,7 @@ impl Job<'_> {
                 let Some(upload) = summary.upload.clone() else {
                     return self.begin_object(journal, Some(*summary)).await;
                 };
-                match self.place()?.parts_there(&upload).await? {
+                match self.place()?.there(&upload).await? {
                     None => self.begin_anew(journal, *summary).await,
                     Some(there) => {
                         there.reconcile(&mut summary.parts);
