@@ -20,6 +20,7 @@ use vmferry::{
         deflate::Level,
         ovf::{self, Envelope},
     },
+    is_object_url,
 };
 
 use self::report::PackSummary;
@@ -31,6 +32,7 @@ use super::{
     progress::Watch,
     refuse_terminal_input,
     signals::{self, Stop},
+    upload::{UploadArgs, output_path},
     writing::{self, FormatArgs, IntegrityArgs, ResumeArgs},
 };
 
@@ -59,7 +61,8 @@ const DISPLAY_END: Duration = Duration::from_secs(1);
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP, group = ArgGroup::new("what").required(true))]
 pub(crate) struct PackArgs {
-    /// Path of the OVA, or of a directory (one that ends in /, or --format ovf)
+    /// Path or object (s3://, gs://, az://) of the OVA, or path of a directory (one that ends in /, or
+    /// --format ovf)
     #[arg(value_name = "OUTPUT")]
     output: PathBuf,
 
@@ -97,6 +100,8 @@ pub(crate) struct PackArgs {
     reading: SourceArgs,
     #[command(flatten)]
     resources: ResourceArgs,
+    #[command(flatten)]
+    upload: UploadArgs,
 }
 
 /// What is written.
@@ -204,13 +209,21 @@ async fn pack(
         return Err(Error::usage("--source-size is the size of one disk, and there are several")
             .with_hint("convert the disk that does not tell its size to a file first"));
     }
-    let target = target(&args.output, appliance.format)?;
+    let target = target(&output_path(&args.output)?, appliance.format)?;
+    if is_object_url(&target.path().to_string_lossy()) {
+        args.integrity.check_object()?;
+    }
     let texts = [&args.vm, &args.ovf, &args.descriptor];
     texts.into_iter().flatten().try_for_each(|path| refuse_overwritten(path, &target))?;
     let spec = spec(args)?;
     let conversion = writing::options(&args.integrity, &args.resume, &args.resources, appliance.force);
     let options = PackOptions {
-        conversion: ConversionOptions { source: args.reading.options(), ..conversion },
+        conversion: ConversionOptions {
+            source: args.reading.options(),
+            #[cfg(feature = "cloud")]
+            object: args.upload.options(&args.reading),
+            ..conversion
+        },
         manifest_hash: args.seal.manifest_hash(),
         mtime: args.seal.mtime(epoch)?.unwrap_or(0),
         signer: args.seal.signer()?,

@@ -528,6 +528,24 @@ impl Conversion {
     }
 }
 
+/// What belongs to an output: a file, a device, or an object whose URL stands for a path.
+///
+/// # Errors
+/// It cannot be looked at, or there is no place for its journal.
+pub(crate) fn paths_of(output: &Path, options: &ConversionOptions, force: bool) -> Result<TargetPaths> {
+    match output.to_str() {
+        #[cfg(feature = "cloud")]
+        Some(url) if is_object_url(url) => {
+            object::paths(url, &ConversionOptions { force, ..options.clone() })
+        }
+        #[cfg(not(feature = "cloud"))]
+        Some(url) if is_object_url(url) => {
+            Err(Error::usage(format!("cannot write {url}: this program was built without object stores")))
+        }
+        _ => TargetPaths::new(output, options.journal.as_deref(), force),
+    }
+}
+
 /// Refuses to write over what is read.
 pub(crate) fn refuse_sources<'a>(
     paths: &TargetPaths,

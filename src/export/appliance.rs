@@ -240,8 +240,7 @@ impl Export {
         };
         let conversion = &self.options.conversion;
         if conversion.resume == ResumePolicy::Resume
-            && let Some(earlier) =
-                Pack::earlier(&parts.target, Some(&parts.base), conversion.journal.as_deref())?
+            && let Some(earlier) = Pack::earlier(&parts.target, Some(&parts.base), conversion)?
         {
             parts.template = earlier.descriptor;
             parts.names = earlier.file_names;

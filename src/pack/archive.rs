@@ -6,25 +6,26 @@ use super::{
     Pack, PackEvent, PackReport, PackedDisk,
     container::{OvaContainer, Tail, file_hash},
 };
+#[cfg(feature = "cloud")]
+use crate::conversion::object::{ObjectPlace, worst_len};
 use crate::{
     conversion::{
         ResumePolicy,
         job::{Done, Job, JobContainer, JobDisk},
-        refuse_parts, refuse_sources, tree_digest,
+        paths_of, refuse_parts, refuse_sources, tree_digest,
     },
     error::{Error, Result},
     pipeline::{
         hash::FileDigest,
         journal::{self, ContainerHeader, DiskEnd, Header},
         manifest::{self, ContainerHead},
-        target::TargetPaths,
     },
 };
 
 impl Pack {
     pub(super) async fn to_archive(&self, path: &Path) -> Result<PackReport> {
         let options = &self.options.conversion;
-        let paths = TargetPaths::new(path, options.journal.as_deref(), options.force)?;
+        let paths = paths_of(path, options, options.force)?;
         if paths.is_device {
             return Err(Error::refused("a block device takes raw and qcow2 only, not an OVA")
                 .with_hint("name a file"));
@@ -32,7 +33,7 @@ impl Pack {
         refuse_sources(&paths, self.disks.iter().map(|disk| &disk.source))?;
         let is_begun = fs::symlink_metadata(&paths.journal).is_ok();
         // Before anything is opened: an output that is complete already is what the user must hear of.
-        if !is_begun {
+        if !is_begun && !paths.is_object {
             paths.check_free()?;
         }
         let mut disks = self.look(is_begun && options.resume == ResumePolicy::Resume).await?;
@@ -49,7 +50,16 @@ impl Pack {
             encoder = writer.encoder_identity();
         }
         self.check_capacities(&disks)?;
-        let header = self.header(&paths.base_name(), &disks, encoder, false);
+        #[cfg(feature = "cloud")]
+        let object = match paths.is_object {
+            true => {
+                // The sizes are known: `fills_late` was asked.
+                let images = disks.iter().filter_map(|disk| disk.header.size).map(worst_len);
+                Some(self.object(path, images.fold(0, u64::saturating_add), is_begun).await?)
+            }
+            false => None,
+        };
+        let header = self.header(&paths.base_name(), &disks, encoder, (false, paths.is_object));
         let (container, parameters) = (self.container()?, self.parameters());
         let head = ContainerHead {
             version: manifest::CONTAINER_VERSION,
@@ -71,7 +81,7 @@ impl Pack {
             means: self.means(),
             paths,
             #[cfg(feature = "cloud")]
-            object: None,
+            object,
             header,
             disks,
             container: Some(JobContainer { container: Some(Box::new(container)), head }),
@@ -101,6 +111,17 @@ impl Pack {
         })
     }
 
+    /// The object that an archive of `images` bytes of images becomes.
+    #[cfg(feature = "cloud")]
+    async fn object(&self, path: &Path, images: u64, is_begun: bool) -> Result<ObjectPlace> {
+        let worst = images.saturating_add(self.template.text().len() as u64 * 2 + (1 << 20));
+        let place = ObjectPlace::open(&path.to_string_lossy(), &self.options.conversion, Some(worst)).await?;
+        if !is_begun {
+            self.means().unless_cancelled(place.check_free()).await?;
+        }
+        Ok(place)
+    }
+
     /// A new container.
     pub(super) fn container(&self) -> Result<OvaContainer> {
         OvaContainer::new(self.names.clone(), self.template.clone(), self.options.mtime, self.tail())
@@ -119,13 +140,14 @@ impl Pack {
         text
     }
 
-    /// The first line of a journal. `separate` = the disks are files of their own.
+    /// The first line of a journal. `separate` = the disks are files of their own, `is_object` = the
+    /// archive becomes an object.
     pub(super) fn header(
         &self,
         name: &str,
         disks: &[JobDisk<'_>],
         encoder: String,
-        separate: bool,
+        (separate, is_object): (bool, bool),
     ) -> Header {
         let content = [
             (super::earlier::DESCRIPTOR, self.template.text().into()),
@@ -133,7 +155,7 @@ impl Pack {
             (super::earlier::MTIME, self.options.mtime.into()),
         ];
         Header {
-            version: journal::CONTAINER_VERSION,
+            version: if is_object { journal::OBJECT_VERSION } else { journal::CONTAINER_VERSION },
             name: name.to_owned(),
             spec: self.spec.to_string(),
             digest: self.options.conversion.digest.map(|algorithm| algorithm.name().into()),

@@ -56,7 +56,7 @@ impl Pack {
             None => String::new(),
         };
         self.check_capacities(&disks)?;
-        let header = self.header(&paths.base_name(), &disks, encoder, true);
+        let header = self.header(&paths.base_name(), &disks, encoder, (true, false));
         // Each conversion opens its source itself.
         let disks: Vec<Planned> = disks
             .into_iter()

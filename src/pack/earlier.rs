@@ -1,16 +1,14 @@
 //! What an interrupted run wrote, for whoever makes descriptors out of things that change.
 
-use std::{fs::File, io, path::Path};
+use std::{fs::File, io};
 
 use vmferry_formats::ova::Template;
 
 use super::{Pack, PackTarget};
 use crate::{
+    conversion::{ConversionOptions, paths_of},
     error::{Error, Result},
-    pipeline::{
-        journal::{Header, JournalReader, Record},
-        target::TargetPaths,
-    },
+    pipeline::journal::{Header, JournalReader, Record},
 };
 
 /// What an interrupted run wrote beside the disks. A run that goes on must be given the same.
@@ -35,7 +33,7 @@ impl Pack {
     pub fn earlier(
         target: &PackTarget,
         base_name: Option<&str>,
-        journal: Option<&Path>,
+        options: &ConversionOptions,
     ) -> Result<Option<EarlierPack>> {
         let output = match target {
             PackTarget::Archive(path) => path.clone(),
@@ -47,7 +45,7 @@ impl Pack {
                 path.join(format!("{base}.ovf"))
             }
         };
-        let path = TargetPaths::new(&output, journal, true)?.journal;
+        let path = paths_of(&output, options, true)?.journal;
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -295,7 +295,7 @@ async fn an_interrupted_run_tells_what_it_wrote_and_goes_on_with_that() {
             let disk = PackDisk::new(path("a.raw").to_str().unwrap()).named("a.vmdk");
             Pack::builder(text, target.clone()).disk(disk).options(options)
         };
-        assert_eq!(Pack::earlier(&target, None, None).unwrap(), None);
+        assert_eq!(Pack::earlier(&target, None, &ConversionOptions::default()).unwrap(), None);
         // Cancelled when its disk begins.
         let cancel = CancellationToken::new();
         let (begun, token) = (Arc::new(Mutex::new(Vec::new())), cancel.clone());
@@ -309,7 +309,7 @@ async fn an_interrupted_run_tells_what_it_wrote_and_goes_on_with_that() {
         let error = pack.build().unwrap().run().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
         assert_eq!(*begun.lock().unwrap(), [(1, 1, "a.vmdk".to_owned())]);
-        let earlier = Pack::earlier(&target, None, None).unwrap().unwrap();
+        let earlier = Pack::earlier(&target, None, &ConversionOptions::default()).unwrap().unwrap();
         let expected = EarlierPack {
             descriptor: text.clone(),
             base_name: "vm".into(),
@@ -323,7 +323,7 @@ async fn an_interrupted_run_tells_what_it_wrote_and_goes_on_with_that() {
         }
         let report = build(&earlier.descriptor, earlier.mtime).build().unwrap().run().await.unwrap();
         assert_eq!((report.disks[0].virtual_size, report.disks[0].file.as_str()), (24 << 20, "a.vmdk"));
-        assert_eq!(Pack::earlier(&target, None, None).unwrap(), None);
+        assert_eq!(Pack::earlier(&target, None, &ConversionOptions::default()).unwrap(), None);
     }
 }
 

@@ -41,10 +41,6 @@ pub(crate) fn check_header(old: &Header, new: &Header, assume_unchanged: bool) -
     if old.name != new.name {
         return differs("the name", &old.name, &new.name);
     }
-    let url = |header: &Header| header.object.as_ref().map_or_else(String::new, |object| object.url.clone());
-    if url(old) != url(new) {
-        return differs("the object", &url(old), &url(new));
-    }
     if let (Some(old), Some(new)) = (&old.container, &new.container) {
         if old.parameters != new.parameters {
             return differs("the parameters", &old.parameters, &new.parameters);

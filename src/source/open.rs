@@ -154,8 +154,14 @@ pub(crate) async fn open_window(
     format: Format,
     options: &SourceOptions,
 ) -> Result<OpenedSource> {
-    let path = path.to_owned();
-    let store: Arc<dyn ByteStore> = Arc::new(blocking(move || FileStore::open(&path)).await?);
+    let store: Arc<dyn ByteStore> = match Kind::of(&path.to_string_lossy())? {
+        #[cfg(feature = "cloud")]
+        Kind::Object(object) => Arc::new(open_object(&object, options).await?.0),
+        _ => {
+            let path = path.to_owned();
+            Arc::new(blocking(move || FileStore::open(&path)).await?)
+        }
+    };
     let window = Arc::new(Window::new(store, name, offset, len)?);
     open_store(format, window, None, options).await
 }

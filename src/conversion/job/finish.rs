@@ -231,7 +231,7 @@ impl Image {
     async fn open(self, path: &Path, reading: &SourceOptions) -> Result<OpenedSource> {
         if let Some(place) = self.place {
             let name = format!("{} in {}", self.name, path.display());
-            return source::open_window(path, name, place, self.format, &SourceOptions::default()).await;
+            return source::open_window(path, name, place, self.format, reading).await;
         }
         let location = path
             .to_str()

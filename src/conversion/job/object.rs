@@ -147,6 +147,11 @@ impl Job<'_> {
             Error::failed("the journal is damaged: it does not say how the object is cut")
                 .with_hint("start again with --restart")
         })?;
+        let url = self.place()?.location.to_string();
+        if earlier.url != url {
+            return Err(Error::refused(format!("the interrupted run wrote {}, this one {url}", earlier.url))
+                .with_hint("name the same object to go on, or another --journal"));
+        }
         let asked = self.means.options.object.part_size;
         if asked.is_some_and(|asked| (asked, 0) != (earlier.schedule.first, earlier.schedule.step)) {
             return Err(Error::refused("the interrupted run cut the object into parts of other lengths")

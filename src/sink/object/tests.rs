@@ -173,14 +173,22 @@ fn acts(seed: u64) -> Vec<Act> {
         state % below
     };
     let len = |len: u64| usize::try_from(len).unwrap();
-    let mut acts = vec![Act::Reserve(0, 100 + next(200)), Act::Settle];
+    let front = 100 + next(200);
+    let (mut acts, mut position) = (vec![Act::Reserve(0, front), Act::Settle], front);
     let mut open: Option<(u32, u64)> = None;
     for slot in 1..60 {
         let byte = u8::try_from(slot).unwrap();
         match next(6) {
-            0 => acts.push(Act::Skip(next(3000))),
+            0 => {
+                let len = next(3000);
+                acts.push(Act::Skip(len));
+                position += len;
+            }
             1 if open.is_none() => {
-                acts.push(Act::Reserve(slot, 64));
+                // A header of an archive: it lies in one part.
+                let pad = position.next_multiple_of(512) - position;
+                acts.extend([Act::Skip(pad), Act::Reserve(slot, 64)]);
+                position += pad + 64;
                 open = Some((slot, 64));
             }
             2 => {
@@ -189,7 +197,11 @@ fn acts(seed: u64) -> Vec<Act> {
                     acts.push(Act::Fill(slot, 30, vec![0xf1; usize::try_from(len - 30).unwrap()]));
                 }
             }
-            _ => acts.push(Act::Append(vec![byte; len(next(2500) + 1)])),
+            _ => {
+                let bytes = next(2500) + 1;
+                acts.push(Act::Append(vec![byte; len(bytes)]));
+                position += bytes;
+            }
         }
         acts.push(Act::Settle);
     }
