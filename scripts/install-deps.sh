@@ -39,6 +39,8 @@ if [ "$group" = test ]; then
     need openssl command_ openssl
     need python3-venv python3 -c 'import ensurepip, venv'
     need zstd command_ zstd
+    need nodejs command_ node
+    need npm command_ npm
     # What makes the disks of the test material, if there is one.
     if [ -n "${VMFERRY_TEST_MATERIAL:-}" ]; then
         need busybox-static command_ busybox
@@ -93,7 +95,7 @@ if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
     exit 1
 fi
 
-# Second readers, in Python, in an environment of their own.
+# Second readers and object stores, in Python, in an environment of their own.
 if [ "$group" = test ]; then
     venv=${CARGO_TARGET_DIR:-target}/test-venv
     if ! cmp -s scripts/requirements.txt "$venv/installed.txt"; then
@@ -104,7 +106,24 @@ if [ "$group" = test ]; then
             "$venv/bin/pip" --quiet --disable-pip-version-check install -r scripts/requirements.txt; then
             cp scripts/requirements.txt "$venv/installed.txt"
         else
-            echo 'install-deps.sh: no second readers: tests that need them are skipped, or fail under VMFERRY_STRICT=1' >&2
+            echo 'install-deps.sh: no second readers and stores: tests that need them are skipped, or fail under VMFERRY_STRICT=1' >&2
+            [ "${VMFERRY_STRICT:-0}" != 1 ]
+        fi
+    fi
+fi
+
+# An object store of Azure's kind, from npm.
+azurite=3.35.0
+if [ "$group" = test ]; then
+    npm=${CARGO_TARGET_DIR:-target}/test-npm
+    if ! cmp -s <(echo "$azurite") "$npm/installed.txt"; then
+        echo "installing azurite $azurite into $npm" >&2
+        rm -rf "$npm"
+        mkdir -p "$npm"
+        if npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$npm" "azurite@$azurite" >/dev/null; then
+            echo "$azurite" >"$npm/installed.txt"
+        else
+            echo 'install-deps.sh: no Azurite: tests that need it are skipped, or fail under VMFERRY_STRICT=1' >&2
             [ "${VMFERRY_STRICT:-0}" != 1 ]
         fi
     fi

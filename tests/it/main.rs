@@ -21,6 +21,8 @@ mod kill;
 mod memory;
 #[cfg(feature = "kubevirt")]
 mod network;
+#[cfg(feature = "cloud")]
+mod object;
 mod ova;
 mod ova_directory;
 mod ova_read;

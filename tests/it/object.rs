@@ -1,0 +1,7 @@
+//! Objects as sources and targets, on servers that others have written.
+
+mod fake_gcs;
+mod gc;
+mod proxy;
+mod read;
+mod servers;

@@ -1,0 +1,1 @@
+//! What `vmferry gc` finds below a prefix.
