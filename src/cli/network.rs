@@ -168,12 +168,12 @@ pub(super) async fn run(args: NetworkArgs, output: &Output) -> Result<(), Failur
                 mac: args.mac,
                 model: args.model,
             };
-            let work = async move { networks.attach(&vm, &request, &acting).await };
+            let work = Box::pin(async move { networks.attach(&vm, &request, &acting).await });
             carry_out("attached", work, args.waiting, output).await
         }
         NetworkCommand::Detach(args) => {
             let ((networks, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
-            let work = async move { networks.detach(&vm, &args.network, &acting).await };
+            let work = Box::pin(async move { networks.detach(&vm, &args.network, &acting).await });
             carry_out("detached", work, args.waiting, output).await
         }
         NetworkCommand::SetLink(args) => {
@@ -182,7 +182,7 @@ pub(super) async fn run(args: NetworkArgs, output: &Output) -> Result<(), Failur
                 Link::Down => (LinkState::Down, "set down"),
                 Link::Up => (LinkState::Up, "set up"),
             };
-            let work = async move { networks.set_link(&vm, &args.network, link, &acting).await };
+            let work = Box::pin(async move { networks.set_link(&vm, &args.network, link, &acting).await });
             carry_out(done, work, args.waiting, output).await
         }
     }
