@@ -32,12 +32,14 @@ if [ "$group" != build ]; then
     need python3 command_ python3
 fi
 if [ "$group" = test ]; then
+    need fish command_ fish
     need gzip command_ gzip
     need kubernetes-client command_ kubectl
     need libvmdk-utils command_ vmdkinfo
     need libxml2-utils command_ xmllint
     need openssl command_ openssl
     need python3-venv python3 -c 'import ensurepip, venv'
+    need zsh command_ zsh
     need zstd command_ zstd
     need nodejs command_ node
     need npm command_ npm

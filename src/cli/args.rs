@@ -23,6 +23,7 @@ use super::{
     provider::ProviderArgs, snapshot::SnapshotArgs, template::TemplateArgs, vm::VmArgs, volume::VolumeArgs,
 };
 use super::{
+    complete::CompleteArgs,
     completion::CompletionArgs,
     config::{ConfigArgs, Settings},
     convert::ConvertArgs,
@@ -88,6 +89,9 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Config(ConfigArgs),
     Completion(CompletionArgs),
+    /// Asked by shells, and taken from the command line before clap sees it.
+    #[command(skip)]
+    Complete(CompleteArgs),
 }
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("VMFERRY_BUILD_COMMIT"), ")");

@@ -117,6 +117,13 @@ impl Settings {
         }
     }
 
+    /// What a key is set to, unless the library reads it by itself.
+    #[cfg(feature = "kubevirt")]
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        let found = self.found.iter().find(|setting| setting.key.name == name);
+        found.filter(|setting| !setting.is_read_elsewhere()).map(|setting| setting.value.as_str())
+    }
+
     /// What a key is set to, by whom.
     fn of(&self, key: &Key) -> Option<&Setting> {
         self.found.iter().find(|setting| setting.key.name == key.name)

@@ -8,6 +8,7 @@ mod catalog;
 mod cloned;
 #[cfg(feature = "kubevirt")]
 mod cluster;
+mod complete;
 mod completion;
 mod config;
 mod convert;
@@ -69,6 +70,7 @@ use vmferry::{Error, ErrorKind};
 pub(crate) use self::args::Cli;
 use self::{
     args::{Command, GlobalArgs, OutputFormat},
+    complete::CompleteArgs,
     config::Settings,
     output::Output,
     signals::Signal,
@@ -78,6 +80,12 @@ use self::{
 /// mistakes it prints what there is to say and returns the exit code.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(asked) = CompleteArgs::of(&arguments) {
+        return understood(plugin::command(), ["vmferry", "completion", "bash"]).map(|(cli, _)| {
+            // Whatever is wrong with the settings, nobody is there to be told.
+            Cli { command: Command::Complete(asked), ..cli }
+        });
+    }
     let Ok(first) = first_look(&arguments) else {
         // Whatever that was, it is told with the true definition.
         return understood(plugin::command(), &arguments).map(|(cli, _)| cli);
@@ -141,12 +149,17 @@ pub(crate) async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
+    if let Command::Complete(args) = &cli.command {
+        return complete::run(args, output).await;
+    }
     logging::start(&cli.global, output)?;
     check_output_format(&cli)?;
     for note in &cli.global.notes {
         output.warning(note);
     }
     match cli.command {
+        // Done already.
+        Command::Complete(_) => Ok(()),
         Command::Completion(args) => completion::run(&args, output),
         Command::Config(args) => config::run(&args, &cli.global.settings, output),
         Command::Convert(args) => convert::run(&args, output).await,

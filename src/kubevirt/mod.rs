@@ -11,6 +11,7 @@
 //! nowhere else: no error, log line or name holds one.
 
 mod access;
+mod candidates;
 mod catalog;
 mod client;
 mod clones;
@@ -47,6 +48,7 @@ pub use crate::quantity::parse_quantity;
 
 pub use self::{
     access::{Right, missing_rights},
+    candidates::Candidates,
     catalog::{Catalog, InstancetypeInfo, PreferenceInfo},
     client::{Cluster, ClusterOptions},
     clones::Cloned,

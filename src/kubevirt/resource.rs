@@ -32,6 +32,10 @@ impl Resource {
         Self::new("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
     }
 
+    pub(super) fn namespaces() -> Self {
+        Self::new("", "v1", "Namespace", "namespaces")
+    }
+
     pub(super) fn pods() -> Self {
         Self::new("", "v1", "Pod", "pods")
     }

@@ -7,6 +7,8 @@
 #![expect(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; a failed one panics")]
 
 mod appliance;
+#[cfg(feature = "kubevirt")]
+mod completions;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;

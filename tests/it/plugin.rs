@@ -1,6 +1,11 @@
-//! The plugin of kubectl: found and called by the real one.
+//! The plugin of kubectl: found, called and completed by the real one.
 
-use std::{env, os::unix::fs::symlink, path::Path, process::Command};
+use std::{
+    env, fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+    process::Command,
+};
 
 use vmferry_sim::Vm;
 
@@ -9,10 +14,13 @@ use crate::{
     vm::{Cluster, text},
 };
 
-/// A directory on the PATH with the plugin.
+/// A directory on the PATH with the plugin, and what kubectl asks for completions.
 fn installed() -> tempfile::TempDir {
     let place = scratch();
     symlink(env!("CARGO_BIN_EXE_vmferry"), place.path().join("kubectl-ferry")).unwrap();
+    let script = place.path().join("kubectl_complete-ferry");
+    fs::write(&script, "#!/bin/sh\nexec kubectl-ferry __complete \"$@\"\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     place
 }
 
@@ -52,5 +60,24 @@ fn kubectl_finds_and_calls_it() {
     let missing = run("ferry vm get demo/none -o json").expect(7);
     assert!(missing.stderr.contains("'kubectl ferry vm list -n demo'"), "{}", missing.stderr);
     let script = text(&run("ferry completion bash").expect(0));
-    assert!(script.contains("complete -F _kubectl__ferry"), "{script}");
+    assert!(script.contains("complete -F _kubectl-ferry_names"), "{script}");
+}
+
+#[test]
+fn kubectl_completes_it() {
+    if !have("kubectl") {
+        return;
+    }
+    let cluster = Cluster::start();
+    cluster.sim.add_vm(Vm::new("demo", "web"));
+    cluster.sim.add_vm(Vm::new("demo", "db"));
+    let place = installed();
+    let complete = |words: &[&str]| {
+        let args = [&["__complete", "ferry"], words].concat();
+        text(&kubectl(place.path(), &cluster, &args).expect(0))
+    };
+    assert_eq!(complete(&["vm", "start", "-n", "demo", ""]), "db\nweb\n:4\n");
+    assert_eq!(complete(&["vm", "start", "demo/w"]), "demo/web\n:4\n");
+    assert!(complete(&["vm", "sta"]).starts_with("status\t"), "{}", complete(&["vm", "sta"]));
+    assert!(complete(&["vm", "list", "--all"]).starts_with("--all-namespaces\t"));
 }
