@@ -37,6 +37,8 @@ if [ "$group" = test ]; then
     need kubernetes-client command_ kubectl
     need libvmdk-utils command_ vmdkinfo
     need libxml2-utils command_ xmllint
+    need man-db command_ man
+    need mandoc command_ mandoc
     need openssl command_ openssl
     need python3-venv python3 -c 'import ensurepip, venv'
     need zsh command_ zsh

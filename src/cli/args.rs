@@ -29,6 +29,7 @@ use super::{
     convert::ConvertArgs,
     digest::DigestArgs,
     inspect::InspectArgs,
+    man::ManArgs,
     map::MapArgs,
     pack::PackArgs,
     units::{parse_duration, parse_positive_size, parse_rate, parse_size},
@@ -89,6 +90,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Config(ConfigArgs),
     Completion(CompletionArgs),
+    Man(ManArgs),
     /// Asked by shells, and taken from the command line before clap sees it.
     #[command(skip)]
     Complete(CompleteArgs),

@@ -25,6 +25,7 @@ mod inspect;
 #[cfg(feature = "kubevirt")]
 mod job;
 mod logging;
+mod man;
 mod map;
 #[cfg(feature = "kubevirt")]
 mod network;
@@ -130,7 +131,7 @@ fn understood<A: Into<OsString> + Clone>(
 /// Scripts and pages are the same whatever is set, and a shell that starts is not stopped by a mistake in a
 /// file.
 fn needs_settings(matches: &ArgMatches) -> bool {
-    !matches!(matches.subcommand_name(), Some("completion"))
+    !matches!(matches.subcommand_name(), Some("completion" | "man"))
 }
 
 /// Says that there is no runtime, so nothing can run.
@@ -177,6 +178,7 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         #[cfg(feature = "kubevirt")]
         Command::Preference(args) => catalog::preferences(&args, output).await,
         Command::Inspect(args) => inspect::run(args, output).await,
+        Command::Man(args) => man::run(&args, output),
         Command::Map(args) => map::run(args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Network(args) => network::run(args, output).await,

@@ -28,7 +28,7 @@ fn is_called(program: &Path) -> bool {
     program.file_stem().is_some_and(|name| name == PLUGIN_NAME)
 }
 
-/// The name of the binary, as completions have it.
+/// The name of the binary, as completions and manual pages have it.
 pub(super) fn binary() -> &'static str {
     if is_plugin() { PLUGIN_NAME } else { NAME }
 }

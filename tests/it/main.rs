@@ -20,6 +20,7 @@ mod export;
 mod jobs;
 mod judges;
 mod kill;
+mod man;
 mod memory;
 #[cfg(feature = "kubevirt")]
 mod network;
