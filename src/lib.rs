@@ -20,7 +20,7 @@ mod sys;
 mod tls;
 
 #[cfg(feature = "cloud")]
-pub use crate::conversion::ObjectOptions;
+pub use crate::conversion::{ObjectOptions, UploadPlan};
 #[cfg(feature = "kubevirt")]
 pub use crate::export::{
     ApplianceOptions, ApplianceRecord, Export, ExportBuilder, ExportEvent, ExportOf, ExportOptions,

@@ -16,6 +16,8 @@ use vmferry::{
 };
 
 use self::report::ConvertReport;
+#[cfg(feature = "cloud")]
+use super::upload::UploadSummary;
 use super::{
     Failure,
     args::{DiskArgs, FormatArg, SourceArgs},
@@ -38,6 +40,9 @@ Examples:
 
   # The second disk of an appliance
   vmferry convert --disk 2 vm.ova data.qcow2
+
+  # Straight into a bucket, without a file on this machine
+  vmferry convert disk.vmdk s3://images/disk.qcow2
 
   # A pipe: - is standard input or output, the result goes to standard error
   zstd -dc disk.raw.zst | vmferry convert -O vmdk - - | ssh store 'cat > disk.vmdk'
@@ -70,6 +75,11 @@ pub(crate) struct ConvertArgs {
     disk: DiskArgs,
     #[command(flatten)]
     upload: UploadArgs,
+
+    /// Say how an upload would be cut into parts and what memory it takes, and make nothing
+    #[cfg(feature = "cloud")]
+    #[arg(long, help_heading = "Object storage options")]
+    dry_run: bool,
 }
 
 pub(super) async fn run(args: &ConvertArgs, output: &Output) -> Result<(), Failure> {
@@ -87,6 +97,16 @@ pub(super) async fn run(args: &ConvertArgs, output: &Output) -> Result<(), Failu
 
     let conversion =
         Conversion::builder(plan.source, plan.target).spec(plan.spec).options(plan.options).build()?;
+    #[cfg(feature = "cloud")]
+    if args.dry_run {
+        let planned = async move { conversion.plan_upload().await };
+        let plan = signals::supervise(planned, Stop::AtOnce, &output).await?;
+        let plan = plan.ok_or_else(|| {
+            Error::usage("--dry-run is for uploads, and the output is no object")
+                .with_hint("name an s3://, gs:// or az:// URL")
+        })?;
+        return Ok(output.report(&UploadSummary::from(plan))?);
+    }
     let watch = Watch::start(&output, conversion.progress());
     let stop = Stop::Orderly(conversion.cancel_token());
     let result = signals::supervise(conversion.run(), stop, &output).await;
@@ -134,7 +154,7 @@ impl Plan {
         };
         let spec = args.writing.spec(format, target == Target::Stdout)?;
         if matches!(target, Target::Object(_)) {
-            args.writing.check_object(&spec)?;
+            args.writing.check_object(Some(&spec))?;
         }
         let options = ConversionOptions {
             source: args.disk.choose(&args.reading),

@@ -18,11 +18,14 @@ use vmferry::{
     ApplianceOptions, ConversionOptions, Error, Export, ExportBuilder, ExportEvent, ExportOf, ExportOptions,
     ExportReport, ExportTarget, Packaging, SourceChoice,
     formats::Format,
+    is_object_url,
     kubevirt::{Quiesce, Reach, Told},
     source::{SourceOptions, Transfer},
 };
 
 use self::report::{DryRun, ExportSummary};
+#[cfg(feature = "cloud")]
+use super::store::StoreArgs;
 use super::{
     Failure,
     appliance::{DescriptorArgs, SealArgs},
@@ -33,6 +36,7 @@ use super::{
     provider::parse_provider,
     signals::{self, Stop},
     units::parse_duration,
+    upload::{UploadArgs, output_path},
     writing::WritingArgs,
 };
 
@@ -50,6 +54,9 @@ Examples:
   # The whole VM as an appliance for VMware, VirtualBox, Proxmox or anyone
   vmferry export demo/db --output db.ova
   vmferry export demo/db --output out/ -O ovf --target-profile proxmox
+
+  # Straight into a bucket, without a file on this machine
+  vmferry export demo/db --output s3://backups/db.ova
 
   # One volume to a file, or to a pipe
   vmferry export demo/db --volume root --output root.vmdk
@@ -90,8 +97,8 @@ pub(crate) struct ExportArgs {
 
     /// A directory, in which DIR/VM/VOLUME.FORMAT, vm.yaml and manifest.json are made; for an appliance a
     /// file that ends in .ova; for one volume a file (.raw, .img, .qcow2, .vmdk, which tells the format) or
-    /// - for standard output
-    #[arg(long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath)]
+    /// - for standard output. Or the same in an object store: s3://, gs:// or az://
+    #[arg(long, value_name = "DIR|FILE|URL|-", value_hint = ValueHint::AnyPath)]
     output: PathBuf,
 
     /// A job definition of HyperSDK in JSON or YAML that says what to export and how; - is standard input.
@@ -165,6 +172,11 @@ pub(crate) struct ExportArgs {
     seal: SealArgs,
     #[command(flatten)]
     http: HttpArgs,
+    #[cfg(feature = "cloud")]
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    upload: UploadArgs,
 
     /// Whether the positional name is that of a snapshot.
     #[arg(skip)]
@@ -211,8 +223,7 @@ impl ExportFormat {
 
 pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failure> {
     let (namespace, of) = what(args)?;
-    refuse_url(&args.output)?;
-    let target = target(&args.output);
+    let target = target(&output_path(&args.output)?);
     let format = match (args.format, &target) {
         (Some(format), _) => format,
         (None, ExportTarget::File(file)) => ExportFormat::of(file).unwrap_or(ExportFormat::Qcow2),
@@ -224,6 +235,7 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failur
         }
     };
     let to_pipe = target == ExportTarget::Stdout;
+    let to_store = is_object_url(&args.output.to_string_lossy());
     let appliance = args.appliance(format)?;
     let images = match format {
         ExportFormat::Raw => Format::Raw,
@@ -232,6 +244,10 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failur
         ExportFormat::Ova | ExportFormat::Ovf => args.seal.disk_format.map_or(Format::Vmdk, Format::from),
     };
     let spec = args.writing.spec(images, to_pipe)?;
+    if to_store {
+        // Of an archive, the SHA-256 is never had in passing.
+        args.writing.check_object((appliance.is_none()).then_some(&spec))?;
+    }
     if to_pipe && !args.dry_run && io::stdout().is_terminal() {
         return Err(Error::usage("standard output is a terminal; an image would garble it")
             .with_hint("name an output file, or pipe the image into a command")
@@ -323,7 +339,12 @@ impl ExportArgs {
             transfer: self.transfer,
             reach: self.reach,
             service_url: self.service_url.clone(),
-            conversion: ConversionOptions { source, ..self.writing.options() },
+            conversion: ConversionOptions {
+                source,
+                #[cfg(feature = "cloud")]
+                object: self.upload.options_in(self.store.options(&self.http), self.http.rate),
+                ..self.writing.options()
+            },
             appliance: None,
         }
     }
@@ -383,19 +404,6 @@ pub(super) fn named_vm(vm: &str) -> Result<(Option<String>, String), Error> {
                 .with_hint("write VM, or NAMESPACE/VM"))
         }
     }
-}
-
-/// An object store is not a directory that is called so.
-fn refuse_url(output: &Path) -> Result<(), Error> {
-    let Some((scheme, _)) = output.to_str().and_then(|output| output.split_once("://")) else {
-        return Ok(());
-    };
-    if scheme.is_empty() || !scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
-    {
-        return Ok(());
-    }
-    Err(Error::refused(format!("this version cannot write to {scheme}://"))
-        .with_hint("name a directory or a file, or pipe one volume into another program: --output -"))
 }
 
 /// Only `export` itself reads jobs.

@@ -1,14 +1,23 @@
 //! Options of commands that write objects: `s3://`, `gs://`, `az://`.
 
+#[cfg(feature = "cloud")]
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+#[cfg(feature = "cloud")]
+use serde::Serialize;
 use vmferry::{Error, Target, is_object_url};
 #[cfg(feature = "cloud")]
-use vmferry::{ObjectOptions, source::Rate};
+use vmferry::{ObjectOptions, UploadPlan, object::StoreOptions, source::Rate};
 
 #[cfg(feature = "cloud")]
-use super::{args::SourceArgs, store::NewObjectArgs, units::parse_positive_size};
+use super::{
+    args::SourceArgs,
+    output::{Report, field},
+    store::NewObjectArgs,
+    units::{Bytes, parse_positive_size},
+};
 
 /// How objects are written.
 #[cfg(feature = "cloud")]
@@ -33,12 +42,61 @@ impl UploadArgs {
     /// The same for the library, in a store that is reached as the sources are.
     pub(crate) fn options(&self, reading: &SourceArgs) -> ObjectOptions {
         let reading = reading.options();
-        ObjectOptions {
-            store: self.new.add_to(reading.store),
-            part_size: self.part_size,
-            // A limit of its own, of the same height: what is fetched does not slow down what is sent.
-            rate: reading.http.rate.map(|rate| Rate::new(rate.bytes_per_second())),
+        self.options_in(reading.store, reading.http.rate.map(|rate| rate.bytes_per_second()))
+    }
+
+    /// The same in `store`, by at most `rate` bytes a second: a limit of its own, since what is fetched
+    /// should not slow down what is sent.
+    pub(crate) fn options_in(&self, store: StoreOptions, rate: Option<u64>) -> ObjectOptions {
+        ObjectOptions { store: self.new.add_to(store), part_size: self.part_size, rate: rate.map(Rate::new) }
+    }
+}
+
+/// What an upload would take.
+#[cfg(feature = "cloud")]
+#[derive(Serialize)]
+pub(super) struct UploadSummary {
+    object: String,
+    longest_output: Option<u64>,
+    first_part: u64,
+    longest_part: u64,
+    parts: u32,
+    longest_object: u64,
+    memory: u64,
+    most_memory: u64,
+}
+
+#[cfg(feature = "cloud")]
+impl From<UploadPlan> for UploadSummary {
+    fn from(plan: UploadPlan) -> Self {
+        Self {
+            object: plan.object,
+            longest_output: plan.longest_output,
+            first_part: plan.first_part,
+            longest_part: plan.longest_part,
+            parts: plan.parts,
+            longest_object: plan.longest_object,
+            memory: plan.memory,
+            most_memory: plan.most_memory,
         }
+    }
+}
+
+#[cfg(feature = "cloud")]
+impl Report for UploadSummary {
+    const CONFIRMS: bool = false;
+
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        field(out, "Would upload", &self.object)?;
+        match self.longest_output {
+            Some(len) => field(out, "At most", Bytes(len))?,
+            None => field(out, "At most", "not known before the end of the source")?,
+        }
+        let (first, longest) = (Bytes(self.first_part), Bytes(self.longest_part));
+        field(out, "Parts", format_args!("of {first}, growing to {longest}; {} at most", self.parts))?;
+        field(out, "Object", format_args!("up to {} with these parts", Bytes(self.longest_object)))?;
+        let (memory, most) = (Bytes(self.memory), Bytes(self.most_memory));
+        field(out, "Memory", format_args!("{memory} while parts are short, {most} at the very most"))
     }
 }
 

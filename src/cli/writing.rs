@@ -166,11 +166,11 @@ impl WritingArgs {
         self.integrity.check_appliance()
     }
 
-    /// What is asked for must be possible of an object.
-    pub(super) fn check_object(&self, spec: &WriterSpec) -> Result<(), Error> {
+    /// What is asked for must be possible of an object: an image as `spec` says, or an archive.
+    pub(super) fn check_object(&self, spec: Option<&WriterSpec>) -> Result<(), Error> {
         let in_passing = match spec {
-            WriterSpec::Raw(_) => self.integrity.flat_sha256,
-            WriterSpec::Vmdk(options) => options.subformat == Subformat::StreamOptimized,
+            Some(WriterSpec::Raw(_)) => self.integrity.flat_sha256,
+            Some(WriterSpec::Vmdk(options)) => options.subformat == Subformat::StreamOptimized,
             _ => false,
         };
         if in_passing { Ok(()) } else { self.integrity.check_object() }

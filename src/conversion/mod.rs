@@ -22,6 +22,8 @@ use vmferry_formats::{
 
 pub use self::builder::ConversionBuilder;
 use self::job::{Done, Job, JobDisk, Means, first_cause};
+#[cfg(feature = "cloud")]
+pub use self::object::UploadPlan;
 use crate::{
     error::{Error, Result},
     pipeline::{
@@ -213,6 +215,17 @@ pub struct ObjectOptions {
     pub rate: Option<source::Rate>,
 }
 
+impl ConversionOptions {
+    /// How outputs are read back.
+    pub(crate) fn reading_back(&self) -> SourceOptions {
+        SourceOptions {
+            #[cfg(feature = "cloud")]
+            store: self.object.store.clone(),
+            ..SourceOptions::default()
+        }
+    }
+}
+
 impl Default for ConversionOptions {
     fn default() -> Self {
         Self {
@@ -280,6 +293,18 @@ impl Conversion {
     /// Cancelling this token ends the run with a resumable partial.
     pub fn cancel_token(&self) -> CancellationToken {
         self.cancel.clone()
+    }
+
+    /// How the output would be uploaded; `None` if it does not become an object. The source is looked
+    /// at, and nothing is made.
+    ///
+    /// # Errors
+    /// The source cannot be opened, or the output cannot be such an object.
+    #[cfg(feature = "cloud")]
+    pub async fn plan_upload(&self) -> Result<Option<UploadPlan>> {
+        let Target::Object(url) = &self.target else { return Ok(None) };
+        let size = self.means().unless_cancelled(self.source.size(&self.options.source)).await?;
+        UploadPlan::new(url, size, &self.options).map(Some)
     }
 
     /// Runs it.
@@ -543,6 +568,74 @@ pub(crate) fn paths_of(output: &Path, options: &ConversionOptions, force: bool) 
             Err(Error::usage(format!("cannot write {url}: this program was built without object stores")))
         }
         _ => TargetPaths::new(output, options.journal.as_deref(), force),
+    }
+}
+
+/// Bytes of what stands under an output's name; `None` if nothing does.
+///
+/// # Errors
+/// It cannot be looked at.
+pub(crate) async fn size_of_output(output: &Path, options: &ConversionOptions) -> Result<Option<u64>> {
+    match output.to_str() {
+        #[cfg(feature = "cloud")]
+        Some(url) if is_object_url(url) => object::size_of_object(url, options).await,
+        _ => match fs::symlink_metadata(output) {
+            Ok(found) => Ok(Some(found.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("look at", output, error)),
+        },
+    }
+}
+
+/// Refuses an output that the user did not ask to overwrite.
+///
+/// # Errors
+/// It or its manifest exists and there is no `force`, or it cannot be looked at.
+pub(crate) async fn check_output_free(output: &Path, options: &ConversionOptions) -> Result<()> {
+    match output.to_str() {
+        #[cfg(feature = "cloud")]
+        Some(url) if is_object_url(url) => object::check_free(url, options).await,
+        _ => paths_of(output, options, options.force)?.check_free(),
+    }
+}
+
+/// Removes an output, or what stands beside one, if it is there.
+///
+/// # Errors
+/// It stays.
+pub(crate) async fn remove_output(output: &Path, options: &ConversionOptions) -> Result<()> {
+    match output.to_str() {
+        #[cfg(feature = "cloud")]
+        Some(url) if is_object_url(url) => object::remove_object(url, options).await,
+        _ => {
+            let _ = options;
+            match fs::remove_file(output) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(Error::io("remove", output, error))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+/// Writes what stands beside images: an object, or by `local` a file; whole or not at all.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) async fn write_beside(
+    output: &Path,
+    bytes: &[u8],
+    options: &ConversionOptions,
+    local: fn(&Path, &[u8]) -> Result<()>,
+) -> Result<()> {
+    match output.to_str() {
+        #[cfg(feature = "cloud")]
+        Some(url) if is_object_url(url) => object::put_object(url, bytes, options).await,
+        _ => {
+            let _ = options;
+            local(output, bytes)
+        }
     }
 }
 

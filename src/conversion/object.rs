@@ -25,6 +25,52 @@ use crate::{
     source::Rate,
 };
 
+/// How an output would be uploaded, and what that takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadPlan {
+    /// URL of the object.
+    pub object: String,
+    /// Bytes of the output at most, as far as the size of its disks is known.
+    pub longest_output: Option<u64>,
+    /// Bytes of the first part.
+    pub first_part: u64,
+    /// Bytes of the longest part that such an output has.
+    pub longest_part: u64,
+    /// Number of parts that it has then.
+    pub parts: u32,
+    /// Bytes of the longest object that these parts can become.
+    pub longest_object: u64,
+    /// Memory of the whole run in bytes until parts begin to grow.
+    pub memory: u64,
+    /// Memory of the whole run in bytes if the output is as long as it can be.
+    pub most_memory: u64,
+}
+
+impl UploadPlan {
+    /// For the image of a disk of `size` bytes in the object `url`. Nothing is asked.
+    ///
+    /// # Errors
+    /// It is no URL of an object, or the store takes no parts of the length that is asked for.
+    pub fn new(url: &str, size: Option<u64>, options: &ConversionOptions) -> Result<Self> {
+        let location = ObjectLocation::parse(url)?
+            .ok_or_else(|| Error::usage(format!("{url:?} is no URL of an object")))?;
+        location.path()?;
+        let longest_output = size.map(worst_len);
+        let schedule = schedule(&location, options, longest_output)?;
+        let end = longest_output.unwrap_or(UNKNOWN_LEN).clamp(1, schedule.covers()) - 1;
+        Ok(Self {
+            object: location.to_string(),
+            longest_output,
+            first_part: schedule.len(1),
+            longest_part: schedule.len(schedule.part_at(end)),
+            parts: schedule.part_at(end),
+            longest_object: schedule.covers(),
+            memory: options.memory + schedule.memory_at(0),
+            most_memory: options.memory + schedule.memory_at(end),
+        })
+    }
+}
+
 /// Where an output becomes an object.
 #[derive(Clone, Debug)]
 pub(crate) struct ObjectPlace {
@@ -82,11 +128,6 @@ impl ObjectPlace {
             .map_err(|_| Error::failed("the system gives no random bytes for the id of the run"))?;
         let run = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(ObjectHeader { url: self.location.to_string(), run, schedule: self.schedule })
-    }
-
-    /// What is told of it with `--part-size` and in messages.
-    pub(crate) fn schedule(&self) -> &Schedule {
-        &self.schedule
     }
 
     /// Refuses what the user did not ask to overwrite.
@@ -378,6 +419,49 @@ pub(crate) fn paths(url: &str, options: &ConversionOptions) -> Result<TargetPath
     let location =
         ObjectLocation::parse(url)?.map_or_else(|| url.to_owned(), |location| location.to_string());
     TargetPaths::of_object(&location, endpoint, options.journal.as_deref(), options.force)
+}
+
+/// Refuses an object that the user did not ask to overwrite, unless a run has begun it.
+///
+/// # Errors
+/// As for [`ObjectPlace::check_free`].
+pub(crate) async fn check_free(url: &str, options: &ConversionOptions) -> Result<()> {
+    if std::fs::symlink_metadata(paths(url, options)?.journal).is_ok() {
+        return Ok(());
+    }
+    ObjectPlace::open(url, options, None).await?.check_free().await
+}
+
+/// Bytes of an object; `None` if there is none.
+///
+/// # Errors
+/// The store refuses, or cannot be asked.
+pub(crate) async fn size_of_object(url: &str, options: &ConversionOptions) -> Result<Option<u64>> {
+    let place = ObjectPlace::open(url, options, None).await?;
+    Ok(place.client.head(&place.location).await?.map(|found| found.size))
+}
+
+/// Removes an object, if it is there.
+///
+/// # Errors
+/// The store refuses, or cannot be asked.
+pub(crate) async fn remove_object(url: &str, options: &ConversionOptions) -> Result<()> {
+    let place = ObjectPlace::open(url, options, None).await?;
+    match place.store.objects.delete(&place.location.path()?).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(object_error(&place.location, Act::Delete, error)),
+    }
+}
+
+/// Makes a small object, whole or not at all.
+///
+/// # Errors
+/// The store refuses, or cannot be asked.
+pub(crate) async fn put_object(url: &str, bytes: &[u8], options: &ConversionOptions) -> Result<()> {
+    let place = ObjectPlace::open(url, options, None).await?;
+    let bytes = Bytes::copy_from_slice(bytes);
+    let put = place.store.objects.put(&place.location.path()?, bytes.into()).await;
+    put.map(drop).map_err(|error| object_error(&place.location, Act::Write, error))
 }
 
 /// Bytes that the image of a disk of `size` bytes has at most, whatever the format: tables, and what

@@ -8,13 +8,15 @@ use vmferry_formats::ova::ManifestHash;
 
 use super::{
     Export, ExportEvent, VolumeRecord,
+    earlier::location_of,
     output::{Form, Places, shown},
     prepare::Prepared,
     run::Run,
+    state::Memory,
 };
 use crate::{
     appliance::{DescriptorOptions, DiskFile, DiskFormat, Hardware, Warning, descriptor, of_vm},
-    conversion::{ConversionOptions, ConversionSource, ResumePolicy, Target},
+    conversion::{ConversionOptions, ConversionSource, ResumePolicy, Target, size_of_output},
     error::{Error, Result},
     image::{self, ReadOptions},
     kubevirt::{ExportSource, PlannedVolume, Session, Told, seconds},
@@ -145,7 +147,7 @@ impl Export {
             hardware.platform = Some(format!("KubeVirt {version}"));
         }
         let outputs = places.outputs(&planned, self.form())?;
-        if let Some((mut records, appliance)) = self.packed_before(places, run, &planned) {
+        if let Some((mut records, appliance)) = self.packed_before(places, run.memory(), &planned).await {
             self.verify_packed(places, &mut records).await?;
             (run.volumes, run.appliance) = (records, Some(appliance));
             return Ok(());
@@ -176,7 +178,7 @@ impl Export {
         run.bytes_read += report.bytes_read;
         run.warnings.extend(report.warnings.iter().cloned());
         let archive = match &parts.target {
-            PackTarget::Archive(path) => Some(shown(places, &Target::Path(path.clone()))),
+            PackTarget::Archive(path) => Some(shown(places, &Target::at(path.clone()))),
             PackTarget::Directory(_) => None,
         };
         for (volume, disk) in planned.iter().zip(&report.disks) {
@@ -304,18 +306,20 @@ impl Export {
     }
 
     /// The records of an appliance that an earlier run completed.
-    fn packed_before(
+    async fn packed_before(
         &self,
         places: &Places,
-        run: &Run,
+        memory: Option<&Memory>,
         planned: &[PlannedVolume],
     ) -> Option<(Vec<VolumeRecord>, ApplianceRecord)> {
-        let memory = run.memory()?;
+        let memory = memory?;
         let appliance = memory.packed.clone()?;
         let record =
             |volume: &PlannedVolume| memory.done.iter().find(|record| record.claim == volume.claim).cloned();
         let records: Vec<VolumeRecord> = planned.iter().map(record).collect::<Option<_>>()?;
-        self.appliance_file(places).ok()?.is_file().then_some((records, appliance))
+        let file = self.appliance_file(places).ok()?;
+        let size = size_of_output(&file, &self.options.conversion).await.ok()?;
+        size.map(|_| (records, appliance))
     }
 
     /// Reads an appliance back that an earlier run completed, if it was asked for and not done then.
@@ -325,7 +329,7 @@ impl Export {
             return Ok(());
         }
         let path = self.appliance_file(places)?;
-        let path = std::path::absolute(&path).map_err(|error| Error::io("look at", &path, error))?;
+        let path = location_of(&path)?;
         let Some(location) = path.to_str() else {
             return Err(Error::refused(format!(
                 "{} cannot be verified: its name is not UTF-8",
@@ -336,6 +340,7 @@ impl Export {
             workers: conversion.workers,
             memory: conversion.memory,
             cancel: self.cancel.clone(),
+            source: conversion.reading_back(),
             ..ReadOptions::default()
         };
         let report = image::verify_appliance(location, &options).await;

@@ -11,6 +11,7 @@ use super::{
     run::Run,
 };
 use crate::{
+    conversion::write_beside,
     error::{Error, ErrorKind, Result},
     kubevirt::{ExportSource, Snapshot, now, types::VirtualMachine},
 };
@@ -59,7 +60,7 @@ impl Export {
             let text = serde_saphyr::to_string(description).map_err(|error| {
                 Error::failed("cannot write the VM's description as YAML").with_source(error)
             })?;
-            output::write_whole(&directory.join(DESCRIPTION), text.as_bytes())?;
+            self.write(&directory.join(DESCRIPTION), text.as_bytes()).await?;
         }
         let files = run.volumes.iter().filter(|volume| volume.archive.is_none());
         let files = files.map(|volume| (volume.sha256.as_ref(), &volume.file));
@@ -69,7 +70,7 @@ impl Export {
             .filter_map(|(sha256, file)| Some(format!("{}  {file}\n", sha256?)))
             .collect();
         if !sums.is_empty() {
-            output::write_whole(&directory.join(SUMS), sums.as_bytes())?;
+            self.write(&directory.join(SUMS), sums.as_bytes()).await?;
         }
         let snapshot: Option<&Snapshot> = prepared.snapshot.as_ref();
         let record = ExportRecord {
@@ -100,7 +101,12 @@ impl Export {
         let mut text = serde_json::to_string_pretty(&record)
             .map_err(|error| Error::failed("cannot write the record of the export").with_source(error))?;
         text.push('\n');
-        output::write_whole(&directory.join(RECORD), text.as_bytes())
+        self.write(&directory.join(RECORD), text.as_bytes()).await
+    }
+
+    /// Writes a small file, or a small object.
+    async fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        write_beside(path, bytes, &self.options.conversion, output::write_whole).await
     }
 }
 

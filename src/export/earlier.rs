@@ -1,6 +1,9 @@
 //! What an earlier run left: whether it is taken up, refused or discarded, and what of it serves.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Export, ExportEvent, ExportOf, Packaging, VolumeRecord,
@@ -11,7 +14,7 @@ use super::{
     state::{self, Exported, Found, Left, Memory, Opened, RunState},
 };
 use crate::{
-    conversion::{ResumePolicy, Target},
+    conversion::{ResumePolicy, Target, paths_of, size_of_output},
     error::{Error, ErrorKind, Result},
     image::{self, ReadOptions},
     kubevirt::{ExportSource, PlannedVolume, Sighting, demand, run_id, types::VirtualMachine},
@@ -26,7 +29,7 @@ use crate::{
 impl Export {
     /// Begins the run's state, or takes up what an earlier run left.
     pub(super) async fn open_state(&self, places: &Places, run: &mut Run) -> Result<()> {
-        let Some(path) = places.state() else {
+        let Some(path) = places.state(&self.options.conversion)? else {
             run.id = run_id()?;
             return Ok(());
         };
@@ -107,7 +110,7 @@ impl Export {
     async fn discard(&self, places: &Places, opened: Opened, left: Left) -> Result<RunState> {
         let prepared = self.uncancelled(self.prepare(None)).await?;
         let outputs = places.outputs(&prepared.volumes.volumes, self.form())?;
-        self.check_outputs(places, Some(&left.memory), &prepared, &outputs)?;
+        self.check_outputs(places, Some(&left.memory), &prepared, &outputs).await?;
         self.uncancelled(demand(&self.cluster, &prepared.rights)).await?;
         if let Some(after) = self.named_after() {
             // What it left in the cluster is of no use to anybody.
@@ -183,7 +186,7 @@ impl Export {
 
     /// Refuses what is in the way of the outputs. `memory` is what an earlier run left, whether it is taken
     /// up or discarded.
-    pub(super) fn check_outputs(
+    pub(super) async fn check_outputs(
         &self,
         places: &Places,
         memory: Option<&Memory>,
@@ -208,12 +211,12 @@ impl Export {
             .filter(|(volume, output)| !serves(volume, output))
             .map(|(_, output)| output.clone())
             .collect();
-        output::check_free(&pending, options)?;
+        output::check_free(&pending, options).await?;
         let is_begun = memory.is_some_and(|memory| !memory.begun.is_empty());
         if let Some(directory) = places.directory() {
             for name in [DESCRIPTION, RECORD, SUMS] {
                 let path = directory.join(name);
-                if !options.force && !is_begun && fs::symlink_metadata(&path).is_ok() {
+                if !options.force && !is_begun && size_of_output(&path, options).await?.is_some() {
                     return Err(Error::refused(format!("{} exists", path.display()))
                         .with_hint("choose another directory, or say --force to overwrite what is there"));
                 }
@@ -230,6 +233,10 @@ impl Export {
         volume: &PlannedVolume,
         target: &Target,
     ) -> Option<VolumeRecord> {
+        if let Target::Object(_) = target {
+            // Whether it is there is asked by who needs it.
+            return memory?.done.iter().find(|record| record.claim == volume.claim).cloned();
+        }
         let Target::Path(path) = target else { return None };
         let len = fs::metadata(path).ok()?.len();
         let paths = TargetPaths::new(path, None, false).ok()?;
@@ -246,10 +253,24 @@ impl Export {
             .then(|| VolumeRecord::of_manifest(volume, shown(places, target), &manifest, false))
     }
 
+    /// Whether an object that an earlier run completed is still there.
+    pub(super) async fn is_there(&self, target: &Target, record: &VolumeRecord) -> Result<bool> {
+        let Target::Object(url) = target else { return Ok(true) };
+        let size = self.uncancelled(size_of_output(Path::new(url), &self.options.conversion)).await?;
+        Ok(size == Some(record.output_size))
+    }
+
     /// Whether what stands under an output's name is what this run, and no other, has completed there.
     pub(super) fn is_ours(&self, memory: Option<&Memory>, volume: &PlannedVolume, target: &Target) -> bool {
-        let (Target::Path(path), Some(memory)) = (target, memory) else { return false };
+        let Some(memory) = memory else { return false };
         let options = &self.options.conversion;
+        if let Target::Object(url) = target {
+            // What has its name was not there when the run began it.
+            return !options.force
+                && memory.begun.contains(&volume.claim)
+                && paths_of(Path::new(url), options, false).is_ok_and(|paths| !paths.journal.exists());
+        }
+        let Target::Path(path) = target else { return false };
         // With --force there may have been something before.
         !options.force
             && memory.begun.contains(&volume.claim)
@@ -270,13 +291,18 @@ impl Export {
         record: &mut VolumeRecord,
     ) -> Result<()> {
         let conversion = &self.options.conversion;
-        let Target::Path(path) = target else { return Ok(()) };
+        let path = match target {
+            Target::Object(url) => Path::new(url),
+            Target::Path(path) => path,
+            Target::Stdout => return Ok(()),
+        };
         if !conversion.verify || record.verified {
             return Ok(());
         }
-        let manifest = TargetPaths::new(path, None, false)?.manifest;
-        let absolute = std::path::absolute(path).map_err(|error| Error::io("look at", path, error))?;
-        let (Some(location), true) = (absolute.to_str(), manifest.exists()) else {
+        let manifest = paths_of(path, conversion, false)?.manifest;
+        let has_manifest = self.uncancelled(size_of_output(&manifest, conversion)).await?.is_some();
+        let absolute = location_of(path)?;
+        let (Some(location), true) = (absolute.to_str(), has_manifest) else {
             run.warnings.push(format!(
                 "volume {}: completed by an earlier run without a manifest, so it was not verified",
                 volume.name
@@ -289,6 +315,7 @@ impl Export {
             memory: conversion.memory,
             progress: progress.clone(),
             cancel: self.cancel.clone(),
+            source: conversion.reading_back(),
             ..ReadOptions::default()
         };
         (self.listener)(ExportEvent::Begun { number, count, name: volume.name.clone(), progress });
@@ -341,6 +368,14 @@ impl Export {
             (Means::Follow(name), _) => self.cluster.source_of_export(name).await?.0,
         };
         self.sighted(Some(memory), &source, volumes).await.map(|_| ())
+    }
+}
+
+/// Where an output is, from wherever one looks.
+pub(super) fn location_of(output: &Path) -> Result<PathBuf> {
+    match Target::at(output) {
+        Target::Object(url) => Ok(url.into()),
+        _ => std::path::absolute(output).map_err(|error| Error::io("look at", output, error)),
     }
 }
 

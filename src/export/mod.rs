@@ -221,7 +221,7 @@ impl Export {
     pub async fn plan(&self) -> Result<ExportPlan> {
         let places = output::Places::new(&self.target, &self.base_name().await?);
         let (mut left, mut goes_on) = (None, false);
-        if let Some(path) = places.state()
+        if let Some(path) = places.state(&self.options.conversion)?
             && let Some(found) = state::peek(&path)?
         {
             goes_on = self.goes_on(&path, &found)?;
@@ -230,7 +230,7 @@ impl Export {
         let memory = left.as_ref().map(|left| &left.memory);
         let prepared = self.prepare(memory.filter(|_| goes_on)).await?;
         let outputs = places.outputs(&prepared.volumes.volumes, self.form())?;
-        self.check_outputs(&places, memory, &prepared, &outputs)?;
+        self.check_outputs(&places, memory, &prepared, &outputs).await?;
         demand(&self.cluster, &prepared.rights).await?;
         Ok(prepared.plan)
     }

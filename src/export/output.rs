@@ -12,8 +12,10 @@ use rustix::fs::OFlags;
 use vmferry_formats::Format;
 
 use super::{ExportTarget, Packaging, space};
+#[cfg(feature = "cloud")]
+use crate::conversion::object;
 use crate::{
-    conversion::{ConversionOptions, Target},
+    conversion::{ConversionOptions, Target, is_object_url, paths_of},
     error::{Error, Result},
     kubevirt::{PlannedVolume, file_name},
     pack::PackTarget,
@@ -50,10 +52,23 @@ impl Places {
             ExportTarget::Directory(directory) if !directory.exists() => Some(directory.clone()),
             _ => None,
         };
-        Self { target: target.clone(), directory, new }
+        let mut this = Self { target: target.clone(), directory, new };
+        if this.is_remote() {
+            this.new = None;
+        }
+        this
     }
 
-    /// The directory that is filled.
+    /// Whether the outputs are objects: nothing of them is on this machine.
+    fn is_remote(&self) -> bool {
+        let path = match &self.target {
+            ExportTarget::Directory(path) | ExportTarget::File(path) => path.to_str(),
+            ExportTarget::Stdout => None,
+        };
+        path.is_some_and(is_object_url)
+    }
+
+    /// The directory that is filled; the URL that the objects' begin with stands for one.
     pub(super) fn directory(&self) -> Option<&Path> {
         self.directory.as_deref()
     }
@@ -67,17 +82,24 @@ impl Places {
         }
     }
 
-    /// Where the state of the run is kept.
-    pub(super) fn state(&self) -> Option<PathBuf> {
-        match &self.target {
-            ExportTarget::Directory(_) => Some(self.directory.as_ref()?.join(STATE_FILE)),
-            ExportTarget::File(file) => {
-                let mut name = file.file_name()?.to_owned();
-                name.push(".partial.run");
-                Some(file.with_file_name(name))
-            }
-            ExportTarget::Stdout => None,
+    /// Where the state of the run is kept. `options` say which store it is that objects go to.
+    ///
+    /// # Errors
+    /// There is no directory for the state of what goes to a store.
+    pub(super) fn state(&self, options: &ConversionOptions) -> Result<Option<PathBuf>> {
+        if let (true, Some(shown)) = (self.is_remote(), self.shown()) {
+            let journal = paths_of(&shown, options, options.force)?.journal;
+            return Ok(Some(journal.with_extension("run")));
         }
+        Ok(match &self.target {
+            ExportTarget::Directory(_) => self.directory.as_ref().map(|directory| directory.join(STATE_FILE)),
+            ExportTarget::File(file) => file.file_name().map(|name| {
+                let mut name = name.to_owned();
+                name.push(".partial.run");
+                file.with_file_name(name)
+            }),
+            ExportTarget::Stdout => None,
+        })
     }
 
     /// The outputs of these volumes, in the same order.
@@ -99,7 +121,7 @@ impl Places {
             }
         };
         match &self.target {
-            ExportTarget::File(file) => single(Target::Path(file.clone())),
+            ExportTarget::File(file) => single(Target::at(file.clone())),
             ExportTarget::Stdout => single(Target::Stdout),
             ExportTarget::Directory(_) => {
                 let directory = self.directory.clone().unwrap_or_default();
@@ -112,7 +134,7 @@ impl Places {
                         name = format!("{base}-{number}.{}", format.name());
                         number += 1;
                     }
-                    Target::Path(directory.join(name))
+                    Target::at(directory.join(name))
                 };
                 Ok(volumes.iter().map(path).collect())
             }
@@ -157,9 +179,9 @@ impl Places {
         let numbers = (1..).zip(volumes).map(|(number, _)| number);
         Ok(numbers
             .map(|number| match &target {
-                PackTarget::Archive(path) => Target::Path(path.clone()),
+                PackTarget::Archive(path) => Target::at(path.clone()),
                 PackTarget::Directory(directory) => {
-                    Target::Path(directory.join(format!("{base}-disk{number}.{}", format.name())))
+                    Target::at(directory.join(format!("{base}-disk{number}.{}", format.name())))
                 }
             })
             .collect())
@@ -168,6 +190,7 @@ impl Places {
     /// Makes the directory.
     pub(super) fn create(&self) -> Result<()> {
         match &self.directory {
+            Some(_) if self.is_remote() => Ok(()),
             Some(directory) => {
                 fs::create_dir_all(directory).map_err(|error| Error::io("create", directory, error))
             }
@@ -177,6 +200,9 @@ impl Places {
 
     /// Removes the directories that were made, if nothing is in them.
     pub(super) fn remove_if_empty(&self) {
+        if self.is_remote() {
+            return;
+        }
         for directory in [&self.directory, &self.new].into_iter().flatten() {
             // It is no matter if there is something in it.
             let _ = fs::remove_dir(directory);
@@ -185,6 +211,9 @@ impl Places {
 
     /// Bytes that are free where the outputs go.
     pub(super) fn free(&self) -> Option<u64> {
+        if self.is_remote() {
+            return None;
+        }
         match &self.target {
             ExportTarget::Directory(directory) => space::free_at(directory),
             ExportTarget::File(file) => space::free_at(file.parent()?),
@@ -197,8 +226,12 @@ impl Places {
 ///
 /// # Errors
 /// An output exists, and may not be overwritten.
-pub(super) fn check_free(outputs: &[Target], options: &ConversionOptions) -> Result<()> {
+pub(super) async fn check_free(outputs: &[Target], options: &ConversionOptions) -> Result<()> {
     for output in outputs {
+        #[cfg(feature = "cloud")]
+        if let Target::Object(url) = output {
+            object::check_free(url, options).await?;
+        }
         if let Target::Path(path) = output {
             let paths = TargetPaths::new(path, options.journal.as_deref(), options.force)?;
             if fs::symlink_metadata(&paths.journal).is_err() {
@@ -285,7 +318,20 @@ mod tests {
         let expected = ["root.qcow2", "_.._etc_x.qcow2", "a_b.qcow2", "a_b-2.qcow2"]
             .map(|name| Target::Path(PathBuf::from("out/_evil").join(name)));
         assert_eq!(outputs, expected);
-        assert_eq!(places.state().unwrap(), Path::new("out/_evil/.vmferry-run"));
+        let state = places.state(&ConversionOptions::default()).unwrap();
+        assert_eq!(state.unwrap(), Path::new("out/_evil/.vmferry-run"));
+    }
+
+    #[test]
+    fn outputs_in_a_store_have_their_state_here() {
+        let url = "s3://bucket/backup/";
+        let places = Places::new(&ExportTarget::Directory(url.into()), "db");
+        let outputs = places.outputs(&volumes(&["root"]), Form::Images(Format::Raw)).unwrap();
+        assert_eq!(outputs, [Target::Object("s3://bucket/backup/db/root.raw".into())]);
+        let options = ConversionOptions { journal: Some("/state/x.journal".into()), ..Default::default() };
+        assert_eq!(places.state(&options).unwrap().unwrap(), Path::new("/state/x.run"));
+        places.create().unwrap();
+        assert!(!Path::new("s3:").exists() && places.free().is_none());
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Export {
     async fn work(&self, places: &Places, run: &mut Run) -> Result<String> {
         let mut prepared = self.uncancelled(self.prepare(run.memory())).await?;
         let outputs = places.outputs(&prepared.volumes.volumes, self.form())?;
-        self.check_outputs(places, run.memory(), &prepared, &outputs)?;
+        self.check_outputs(places, run.memory(), &prepared, &outputs).await?;
         self.uncancelled(demand(&self.cluster, &prepared.rights)).await?;
         if let Means::Through(vm) = prepared.means.clone() {
             self.through_snapshot(&vm, run, &mut prepared).await?;
@@ -161,7 +161,11 @@ impl Export {
         let planned = prepared.volumes.volumes.clone();
         let count = planned.len();
         for (index, (volume, target)) in planned.iter().zip(outputs).enumerate() {
-            if let Some(mut record) = self.done(places, run.memory(), volume, target) {
+            let done = match self.done(places, run.memory(), volume, target) {
+                Some(record) if self.is_there(target, &record).await? => Some(record),
+                _ => None,
+            };
+            if let Some(mut record) = done {
                 self.verify_earlier(run, volume, (index + 1, count), target, &mut record).await?;
                 run.volumes.push(record);
                 continue;

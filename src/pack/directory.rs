@@ -12,13 +12,15 @@ use rustix::fs::{CWD, RenameFlags};
 use vmferry_formats::{
     WriterSpec,
     ova::{FileNumbers, ManifestHash},
+    vmdk::Subformat,
 };
 
-use super::{Pack, PackEvent, PackReport, PackedDisk, container::file_hash};
+use super::{Pack, PackEvent, PackReport, PackedDisk, container::file_hash, left::is_remote};
 use crate::{
     conversion::{
-        Conversion, ConversionOptions, ConversionReport, ResumePolicy, Target,
+        Conversion, ConversionOptions, ConversionReport, ResumePolicy, Target, check_output_free,
         job::{JobDisk, hash_file},
+        paths_of, write_beside,
     },
     error::{Error, FormatContext as _, Result},
     pipeline::{
@@ -35,17 +37,38 @@ impl Pack {
             return Err(Error::usage("--journal names one file, and each disk of a directory has its own")
                 .with_hint("leave it out: the journals lie beside the files"));
         }
+        if is_remote(directory) {
+            self.check_remote()?;
+        }
         // Before anything is written: a later disk may be read from what an earlier one would overwrite.
         self.refuse_sources_in(directory)?;
-        let made = !directory.exists();
-        fs::create_dir_all(directory).map_err(|error| Error::io("create", directory, error))?;
-        let paths = TargetPaths::new(&directory.join(&self.names.descriptor), None, options.force)?;
+        let made = !is_remote(directory) && !directory.exists();
+        if !is_remote(directory) {
+            fs::create_dir_all(directory).map_err(|error| Error::io("create", directory, error))?;
+        }
+        let paths = paths_of(&directory.join(&self.names.descriptor), options, options.force)?;
         let worked = self.fill(directory, &paths).await;
         if worked.is_err() && made {
             // It is no matter if there is something in it.
             let _ = fs::remove_dir(directory);
         }
         worked
+    }
+
+    /// Images in a store are hashed in passing, or not at all.
+    fn check_remote(&self) -> Result<()> {
+        let in_order = match &self.spec {
+            WriterSpec::Raw(_) => true,
+            WriterSpec::Vmdk(options) => options.subformat == Subformat::StreamOptimized,
+            _ => false,
+        };
+        if in_order && self.options.manifest_hash == ManifestHash::Sha256 {
+            return Ok(());
+        }
+        Err(Error::refused(
+            "the hashes of these images are not had in passing, and objects are not fetched again for them",
+        )
+        .with_hint("write streamOptimized vmdk or raw images and a SHA-256 manifest, or an OVA"))
     }
 
     async fn fill(&self, directory: &Path, paths: &TargetPaths) -> Result<PackReport> {
@@ -76,7 +99,7 @@ impl Pack {
         }
         let summary = journal.summary()?;
         let is_empty = summary.is_none();
-        let left = match self.take_up(directory, paths, summary, &header) {
+        let left = match self.take_up(directory, paths, summary, &header).await {
             Ok(left) => left,
             Err(error) if is_empty => {
                 // Nothing was begun: leave nothing behind either.
@@ -90,7 +113,7 @@ impl Pack {
             journal.append([Record::Header(Box::new(header))])?;
         }
         if !left.closed {
-            self.remove_old_description(directory)?;
+            self.remove_old_description(directory).await?;
         }
         let resumed_from = (left.begun > 0).then_some((left.ended.len(), 0));
         let mut run = Run { ended: left.ended, reports: Vec::new(), warnings: Vec::new() };
@@ -105,10 +128,10 @@ impl Pack {
             file_sha256: None,
         };
         if !left.closed {
-            self.check_description_free(directory)?;
+            self.check_description_free(directory).await?;
             journal.append([Record::Closed(closed)])?;
         }
-        let described = self.describe(directory, &run.ended)?;
+        let described = self.describe(directory, &run.ended).await?;
         journal.remove()?;
         sync(directory)?;
         self.directory_report(directory, &disks, run, described, resumed_from)
@@ -137,7 +160,7 @@ impl Pack {
         if !is_ours {
             // Looked at before, but time has passed: a complete disk of somebody else would be taken for
             // ours from here on.
-            TargetPaths::new(&path, None, self.options.conversion.force)?.check_free()?;
+            check_output_free(&path, &self.options.conversion).await?;
             let point = Checkpoint { disk: Some(number), ..Checkpoint::default() };
             let start = DiskStart { disk: number, start: 0, out: 0 };
             journal.append([Record::DiskStart(start), Record::Checkpoint(point)])?;
@@ -146,10 +169,11 @@ impl Pack {
             source: disk.options.clone(),
             // A run that was killed before it could say that the disk is complete makes it again.
             force: self.options.conversion.force || is_ours,
-            sums: self.options.manifest_hash == ManifestHash::Sha256,
+            sums: self.options.manifest_hash == ManifestHash::Sha256 && !is_remote(directory),
+            flat_sha256: is_remote(directory) && matches!(disk.spec, WriterSpec::Raw(_)),
             ..self.options.conversion.clone()
         };
-        let conversion = Conversion::builder(self.disks[index].source.clone(), Target::Path(path.clone()))
+        let conversion = Conversion::builder(self.disks[index].source.clone(), Target::at(path.clone()))
             .spec(disk.spec.clone())
             .options(options)
             .cancel_token(self.cancel.clone())
@@ -192,7 +216,7 @@ impl Pack {
     }
 
     /// Writes the files that describe the disks; the descriptor last. Gives their lengths together.
-    fn describe(&self, directory: &Path, ended: &[DiskEnd]) -> Result<u64> {
+    async fn describe(&self, directory: &Path, ended: &[DiskEnd]) -> Result<u64> {
         let numbers: Vec<FileNumbers> = ended
             .iter()
             .map(|disk| FileNumbers { size: disk.len, used: disk.size.saturating_sub(disk.zero) })
@@ -204,11 +228,14 @@ impl Pack {
         let mut tail = self.tail();
         ended.iter().try_for_each(|disk| tail.add(disk))?;
         let mut len = descriptor.len() as u64;
-        for (name, content) in tail.files(&descriptor)? {
+        let options = &self.options.conversion;
+        let files = tail.files(&descriptor)?;
+        drop(tail);
+        for (name, content) in files {
             len += content.len() as u64;
-            write_whole(&directory.join(name), &content)?;
+            write_beside(&directory.join(name), &content, options, write_whole).await?;
         }
-        write_whole(&directory.join(&self.names.descriptor), &descriptor)?;
+        write_beside(&directory.join(&self.names.descriptor), &descriptor, options, write_whole).await?;
         sync(directory)?;
         Ok(len)
     }
@@ -292,6 +319,9 @@ pub(super) fn partial_of(path: &Path) -> PathBuf {
 }
 
 pub(super) fn sync(directory: &Path) -> Result<()> {
+    if is_remote(directory) {
+        return Ok(());
+    }
     let synced = File::open(directory).and_then(|opened| opened.sync_all());
     synced.map_err(|error| Error::io("sync the directory", directory, error))
 }

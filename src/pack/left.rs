@@ -1,7 +1,7 @@
 //! What is in the directory already: of an earlier run, of an earlier appliance, of somebody else.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,10 @@ use super::{
     directory::{partial_of, sync},
 };
 use crate::{
-    conversion::{ResumePolicy, job::JobDisk, refuse_parts, refuse_sources},
+    conversion::{
+        ConversionOptions, ResumePolicy, check_output_free, is_object_url, job::JobDisk, paths_of, refuse_parts,
+        refuse_sources, remove_output, size_of_output,
+    },
     error::{Error, FormatContext as _, Result},
     pipeline::{
         journal::{DiskEnd, Header, Summary},
@@ -45,20 +48,20 @@ impl Pack {
     pub(super) fn refuse_parts_in(&self, directory: &Path, disks: &[JobDisk<'_>]) -> Result<()> {
         let mut names = self.names.disks.iter().chain(self.names.description());
         names.try_for_each(|name| {
-            let paths = TargetPaths::new(&directory.join(name), None, true)?;
+            let paths = self.paths(&directory.join(name), true)?;
             refuse_parts(&paths, disks.iter().filter_map(|disk| disk.header.identity.as_ref()))
         })
     }
 
     /// Refuses to write `path`, or what lies beside it while it is written, over a source.
     fn refuse_sources_at(&self, path: &Path) -> Result<()> {
-        let paths = TargetPaths::new(path, None, true)?;
+        let paths = self.paths(path, true)?;
         refuse_sources(&paths, self.disks.iter().map(|disk| &disk.source))
     }
 
     /// Looks at what an earlier run left. What this run would overwrite without having been told so is
     /// refused here, before anything is written.
-    pub(super) fn take_up(
+    pub(super) async fn take_up(
         &self,
         directory: &Path,
         paths: &TargetPaths,
@@ -67,7 +70,7 @@ impl Pack {
     ) -> Result<Left> {
         let options = &self.options.conversion;
         let Some(summary) = summary else {
-            self.check_free(directory, 0)?;
+            self.check_free(directory, 0).await?;
             return Ok(Left::default());
         };
         match options.resume {
@@ -77,15 +80,15 @@ impl Pack {
             ))
             .with_hint("without --no-resume it is taken up, with --restart it is discarded")),
             ResumePolicy::Restart => {
-                self.discard(directory, &summary)?;
-                self.check_free(directory, 0)?;
+                self.discard(directory, &summary).await?;
+                self.check_free(directory, 0).await?;
                 Ok(Left::default())
             }
             ResumePolicy::Resume => {
                 resume::check_header(&summary.header, header, options.assume_unchanged)?;
                 for end in &summary.ended {
                     let path = self.disk_path(directory, end.disk as usize);
-                    if !is_made(&path, end) {
+                    if !self.is_made(&path, end).await? {
                         return Err(Error::refused(format!(
                             "{} is not the disk that the interrupted run wrote",
                             path.display()
@@ -99,7 +102,7 @@ impl Pack {
                 let begun = summary.ended.len() + usize::from(summary.open.is_some());
                 let (closed, journal_len) = (summary.closed.is_some(), summary.valid_len);
                 if !closed {
-                    self.check_free(directory, begun)?;
+                    self.check_free(directory, begun).await?;
                 }
                 Ok(Left { ended: summary.ended, begun, closed, journal_len })
             }
@@ -108,7 +111,7 @@ impl Pack {
 
     /// Removes what an earlier run wrote, on the user's word: nobody used it yet. It may have given its
     /// files other names, and what has the names of this one may be somebody else's.
-    fn discard(&self, directory: &Path, summary: &Summary) -> Result<()> {
+    async fn discard(&self, directory: &Path, summary: &Summary) -> Result<()> {
         let begun = summary.ended.len() + usize::from(summary.open.is_some());
         let mut doomed = Vec::new();
         for (index, disk) in summary.header.disks.iter().enumerate().take(begun) {
@@ -116,45 +119,49 @@ impl Pack {
             let what = || "the journal of the earlier run names no file of its directory".to_owned();
             let path = directory.join(safe_name(name).context(what)?);
             self.refuse_sources_at(&path)?;
-            let paths = TargetPaths::new(&path, None, true)?;
+            let paths = self.paths(&path, true)?;
             let is_ours = match summary.ended.get(index) {
-                Some(end) => is_made(&path, end),
+                Some(end) => self.is_made(&path, end).await?,
                 // As long as it has no name of its own, what has it is older.
+                None if paths.is_object => fs::symlink_metadata(&paths.journal).is_err(),
                 None => fs::symlink_metadata(&paths.partial).is_err(),
             };
             doomed.push((paths, is_ours));
         }
         for (paths, is_ours) in doomed {
-            paths.discard()?;
-            remove(&paths.journal)?;
+            // The upload of an object is given up by the conversion that begins it anew.
+            if !paths.is_object {
+                paths.discard()?;
+                self.remove(&paths.journal).await?;
+            }
             if is_ours {
-                remove(&paths.output)?;
-                remove(&paths.manifest)?;
+                self.remove(&paths.output).await?;
+                self.remove(&paths.manifest).await?;
             }
         }
         if summary.closed.is_some() {
-            self.remove_description(directory)?;
+            self.remove_description(directory).await?;
         }
         Ok(())
     }
 
     /// Refuses what the user did not ask to overwrite; the first `begun` disks are of an earlier run.
-    fn check_free(&self, directory: &Path, begun: usize) -> Result<()> {
-        self.check_description_free(directory)?;
+    async fn check_free(&self, directory: &Path, begun: usize) -> Result<()> {
+        self.check_description_free(directory).await?;
         for index in begun..self.names.disks.len() {
             let path = self.disk_path(directory, index);
-            TargetPaths::new(&path, None, self.options.conversion.force)?.check_free()?;
+            check_output_free(&path, &self.options.conversion).await?;
         }
         Ok(())
     }
 
     /// The same of the files that describe the disks.
-    pub(super) fn check_description_free(&self, directory: &Path) -> Result<()> {
+    pub(super) async fn check_description_free(&self, directory: &Path) -> Result<()> {
         if self.options.conversion.force {
             return Ok(());
         }
         for path in self.description(directory) {
-            if fs::symlink_metadata(&path).is_ok() {
+            if size_of_output(&path, &self.options.conversion).await?.is_some() {
                 return Err(Error::refused(format!("{} exists", path.display()))
                     .with_hint("choose another directory, or say --force to overwrite it"));
             }
@@ -164,20 +171,37 @@ impl Pack {
 
     /// Removes what described the disks that are overwritten: it is not true of the new ones, and a
     /// certificate would be taken for that of the new manifest.
-    pub(super) fn remove_old_description(&self, directory: &Path) -> Result<()> {
+    pub(super) async fn remove_old_description(&self, directory: &Path) -> Result<()> {
         if !self.options.conversion.force {
             return Ok(());
         }
-        self.remove_description(directory)?;
+        self.remove_description(directory).await?;
         sync(directory)
     }
 
-    fn remove_description(&self, directory: &Path) -> Result<()> {
+    async fn remove_description(&self, directory: &Path) -> Result<()> {
         for path in self.description(directory) {
-            remove(&path)?;
-            remove(&partial_of(&path))?;
+            self.remove(&path).await?;
+            if !is_remote(directory) {
+                self.remove(&partial_of(&path)).await?;
+            }
         }
         Ok(())
+    }
+
+    /// What belongs to a file of the directory.
+    fn paths(&self, path: &Path, force: bool) -> Result<TargetPaths> {
+        paths_of(path, &ConversionOptions { journal: None, ..self.options.conversion.clone() }, force)
+    }
+
+    /// Whether the disk at `path` can be the one that a run completed.
+    async fn is_made(&self, path: &Path, end: &DiskEnd) -> Result<bool> {
+        Ok(size_of_output(path, &self.options.conversion).await? == Some(end.len))
+    }
+
+    /// Removes a file, if it is there.
+    async fn remove(&self, path: &Path) -> Result<()> {
+        remove_output(path, &self.options.conversion).await
     }
 
     /// The files that describe the disks; the descriptor first.
@@ -186,15 +210,7 @@ impl Pack {
     }
 }
 
-/// Whether the disk at `path` can be the one that a run completed.
-fn is_made(path: &Path, end: &DiskEnd) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.len() == end.len)
-}
-
-/// Removes a file, if it is there.
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
-        _ => Ok(()),
-    }
+/// Whether the files of a directory are objects.
+pub(super) fn is_remote(directory: &Path) -> bool {
+    directory.to_str().is_some_and(is_object_url)
 }

@@ -448,7 +448,10 @@ fn state_file(target: &Path, suffix: &str) -> Result<PathBuf> {
 }
 
 /// Where state about what `name` names lives.
-fn state_of(name: &[u8], suffix: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// There is no directory for it.
+pub(crate) fn state_of(name: &[u8], suffix: &str) -> Result<PathBuf> {
     let base = std::env::var_os("XDG_STATE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())

@@ -2,6 +2,8 @@
 
 mod fake_gcs;
 mod gc;
+mod kill;
 mod proxy;
 mod read;
 mod servers;
+mod write;

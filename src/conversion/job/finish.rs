@@ -117,7 +117,9 @@ impl Job<'_> {
                 path.display()
             )));
         }
-        if options.sums && closed.file_sha256.is_none() {
+        if options.sums && closed.file_sha256.is_none() && self.paths.is_object {
+            self.warnings.push("--sums: an object is not fetched again for its SHA-256".into());
+        } else if options.sums && closed.file_sha256.is_none() {
             let path = path.to_owned();
             let (limit, cancel) = (closed.output_size, self.means.cancel.clone());
             let hash = hash_file(path, limit, FileHash::Sha256, cancel).await?;
@@ -138,11 +140,7 @@ impl Job<'_> {
         progress.restart_at(0, 0);
         progress.set_total(Some(disks.iter().map(|disk| disk.size).sum()));
         progress.set_phase(Phase::Verifying);
-        #[cfg(feature = "cloud")]
-        let reading =
-            SourceOptions { store: self.means.options.object.store.clone(), ..SourceOptions::default() };
-        #[cfg(not(feature = "cloud"))]
-        let reading = SourceOptions::default();
+        let reading = self.means.options.reading_back();
         let images: Vec<Image> =
             self.disks.iter().zip(disks).map(|(disk, end)| self.image(disk, end)).collect();
         for (image, end) in images.into_iter().zip(disks) {

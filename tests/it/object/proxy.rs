@@ -16,7 +16,6 @@ pub(crate) enum Fault {
     /// A byte in the middle of the answer's body is another one.
     CorruptAnswer,
     /// A byte in the middle of the request's body is another one.
-    #[expect(dead_code, reason = "for the tests that write")]
     CorruptRequest,
     /// The answer breaks off in the middle.
     CutAnswer,
@@ -53,7 +52,6 @@ pub(crate) struct Seen {
     /// Its `If-Match`, if it has one.
     pub(crate) if_match: Option<String>,
     /// Bytes of its body.
-    #[expect(dead_code, reason = "for the tests that write")]
     pub(crate) body_len: usize,
     /// How many came before it.
     pub(crate) number: usize,

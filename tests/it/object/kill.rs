@@ -1,0 +1,147 @@
+//! Uploads that are killed: the same command, given again, ends in the object of an undisturbed run,
+//! and sends nothing twice that was safe.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::mpsc,
+    time::Duration,
+};
+
+use vmferry_formats::testkit::Rng;
+
+use super::{
+    proxy::{Fault, Proxy, Seen},
+    servers::{Bucket, Server},
+    write::{left_in, run_in},
+};
+use crate::{
+    kill::OFTEN,
+    support::{KINDS, make_disk, read, run, scratch},
+};
+
+/// Runs that are killed; more with `VMFERRY_KILL_RUNS`.
+fn kill_runs() -> u64 {
+    std::env::var("VMFERRY_KILL_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(32)
+}
+
+/// What a journal says is safe: numbers of parts that no later run has a reason to send.
+fn safe_parts(journal: &Path) -> Vec<u64> {
+    let Ok(text) = fs::read_to_string(journal) else { return Vec::new() };
+    let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+    let (mut parts, mut out, mut pins) = (BTreeMap::new(), 0, Vec::new());
+    for (record, _) in lines {
+        let Ok(record) = serde_json::from_str::<serde_json::Value>(record) else { break };
+        match record["record"].as_str() {
+            Some("part") => {
+                parts.insert(record["part"].as_u64().unwrap(), record["len"].as_u64().unwrap());
+            }
+            Some("checkpoint") => {
+                out = record["out"].as_u64().unwrap();
+                let of = |pin: &serde_json::Value| pin["part"].as_u64().unwrap();
+                pins =
+                    record["pins"].as_array().map(|pins| pins.iter().map(of).collect()).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    // All parts but the last are 8 MiB here.
+    parts.keys().copied().filter(|part| part * (8 << 20) <= out && !pins.contains(part)).collect()
+}
+
+fn part_of(seen: &Seen) -> Option<u64> {
+    let rest = seen.target.split_once("partNumber=")?.1;
+    rest.split('&').next()?.parse().ok()
+}
+
+#[test]
+fn killed_uploads_end_in_the_object_of_an_undisturbed_run_and_send_nothing_safe_twice() {
+    let dir = scratch();
+    let source = dir.path().join("source.raw");
+    make_disk(&source, 51, (58 << 20) + 512);
+    let mut rng = Rng::new(51);
+    let (mut killed, mut resumed, mut kept) = (0, 0, 0);
+    let servers: Vec<Bucket> = Server::S3.into_iter().filter_map(Bucket::new).collect();
+    if servers.is_empty() {
+        return;
+    }
+    let mut references: BTreeMap<&str, (Vec<u8>, PathBuf)> = BTreeMap::new();
+    for kind in &KINDS {
+        let place = dir.path().join(kind.name);
+        fs::create_dir(&place).unwrap();
+        let image = place.join(format!("disk.{}", kind.extension));
+        run(kind.convert(&source, &image)).expect(0);
+        references.insert(kind.name, (read(&image), place));
+    }
+    let mut round = 0;
+    while killed < kill_runs() {
+        round += 1;
+        assert!(round < 40 * kill_runs(), "it is always faster than the kill");
+        let bucket = &servers[usize::try_from(round).unwrap() % servers.len()];
+        let kind = &KINDS[usize::try_from(round).unwrap() % KINDS.len()];
+        let (image, place) = &references[kind.name];
+        // Slow enough to be killed in the middle.
+        let pause = rng.below(60);
+        let proxy = Proxy::start(&bucket.address, move |seen| {
+            if part_of(seen).is_some() {
+                std::thread::park_timeout(Duration::from_millis(pause));
+            }
+            Fault::None
+        });
+        let (through, key) = (bucket.through(&proxy.address), format!("{round}/disk.{}", kind.extension));
+        let home = dir.path().join(round.to_string());
+        let mut args = kind.convert(&source, Path::new(&bucket.url(&key)));
+        args.extend(OFTEN.map(str::to_owned));
+        for _ in 0..1 + rng.below(3) {
+            let mut child = through
+                .vmferry(&args)
+                .env("XDG_STATE_HOME", home.join("state"))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let (_keep, timer) = mpsc::channel::<()>();
+            let _ = timer.recv_timeout(Duration::from_millis(30 + rng.below(900)));
+            child.kill().unwrap();
+            if child.wait().unwrap().success() {
+                break;
+            }
+            killed += 1;
+            let state = home.join("state/vmferry");
+            let journal = left_in(&home).into_iter().find(|name| name.ends_with(".journal"));
+            let safe = journal.map_or_else(Vec::new, |name| safe_parts(&state.join(name)));
+            let sent = proxy.seen().len();
+            // One more run, which may be killed as well; what is safe is safe in all of them.
+            if rng.below(2) == 0 {
+                let report = run_in(&through, &home, &args).expect(0).json();
+                resumed += u64::from(report["resumed_from"].is_u64());
+                let again: Vec<u64> = proxy.seen()[sent..].iter().filter_map(part_of).collect();
+                for part in &safe {
+                    assert!(!again.contains(part), "{} {round}: part {part} was safe: {again:?}", kind.name);
+                }
+                kept += safe.len();
+                break;
+            }
+        }
+        if bucket.head(&key).is_null() || !left_in(&home).is_empty() {
+            let report = run_in(&through, &home, &args).expect(0).json();
+            resumed += u64::from(report["resumed_from"].is_u64());
+        }
+        let file = dir.path().join("fetched");
+        bucket.get(&key, &file);
+        assert!(read(&file) == *image, "{} {round}: other bytes", kind.name);
+        bucket.get(&format!("{key}.vmferry.jsonl"), &file);
+        let manifest = place.join(format!("disk.{}.vmferry.jsonl", kind.extension));
+        assert!(read(&file) == read(&manifest), "{} {round}: another manifest", kind.name);
+        assert!(left_in(&home).is_empty(), "{} {round}: {:?}", kind.name, left_in(&home));
+    }
+    for bucket in &servers {
+        let markers: Vec<String> =
+            bucket.list().into_iter().filter(|key| key.contains(".vmferry/")).collect();
+        assert!(markers.len() as u64 <= killed, "{markers:?}");
+    }
+    println!("{killed} uploads killed, {resumed} resumed, {kept} parts not sent again");
+    assert!(resumed > 0 && kept > 0, "{resumed} resumed, {kept} parts kept");
+}
