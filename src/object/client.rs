@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use object_store::multipart::PartId;
 use reqwest::{
@@ -202,11 +203,12 @@ impl ObjectClient {
     ) -> Result<Option<String>> {
         let mut body = String::from("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>");
         for PartId { content_id } in parts {
-            // Ids are base64, but come from a journal.
+            // They come from a journal.
             if !content_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=-_".contains(&byte)) {
                 return Err(Error::failed(format!("{content_id:?} is no id of a block of {location}")));
             }
-            body.extend(["<Uncommitted>", content_id, "</Uncommitted>"]);
+            // As the block was sent: `object_store` names it by the base64 of its id.
+            body.extend(["<Uncommitted>", &BASE64_STANDARD.encode(content_id), "</Uncommitted>"]);
         }
         body.push_str("</BlockList>");
         let body = Bytes::from(body);

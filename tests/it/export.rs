@@ -7,6 +7,7 @@ mod doctor;
 mod faults;
 mod interrupted;
 mod logins;
+mod objects;
 mod proxy;
 mod refusals;
 mod resumed;

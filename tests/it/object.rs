@@ -5,5 +5,5 @@ mod gc;
 mod kill;
 mod proxy;
 mod read;
-mod servers;
+pub(crate) mod servers;
 mod write;
