@@ -15,11 +15,13 @@ use vmferry::{
 
 #[cfg(feature = "demo")]
 use super::demo::DemoArgs;
+#[cfg(any(feature = "cloud", feature = "kubevirt"))]
+use super::gc::GcArgs;
 #[cfg(feature = "cloud")]
 use super::store::StoreArgs;
 #[cfg(feature = "kubevirt")]
 use super::{
-    catalog::CatalogArgs, doctor::DoctorArgs, export::ExportArgs, gc::GcArgs, network::NetworkArgs,
+    catalog::CatalogArgs, doctor::DoctorArgs, export::ExportArgs, network::NetworkArgs,
     provider::ProviderArgs, snapshot::SnapshotArgs, template::TemplateArgs, vm::VmArgs, volume::VolumeArgs,
 };
 use super::{
@@ -61,7 +63,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     #[cfg(feature = "kubevirt")]
     Export(Box<ExportArgs>),
-    #[cfg(feature = "kubevirt")]
+    #[cfg(any(feature = "cloud", feature = "kubevirt"))]
     Gc(GcArgs),
     #[cfg(feature = "kubevirt")]
     Doctor(DoctorArgs),

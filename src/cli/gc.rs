@@ -1,40 +1,50 @@
-//! `vmferry gc`: what exports that were never finished have left in a cluster.
+//! `vmferry gc`: what runs that were never finished have left, in a cluster or in an object store.
+
+#[cfg(feature = "kubevirt")]
+mod cluster;
+#[cfg(feature = "cloud")]
+mod store;
 
 use std::time::Duration;
 
 use clap::Args;
-use serde::Serialize;
-use vmferry::{
-    Error, ErrorKind,
-    kubevirt::{Leftover, leftovers},
-};
 
-use super::{
-    Failure,
-    cluster::ClusterArgs,
-    output::{Output, Row},
-    signals::{self, Stop},
-    units::{Elapsed, parse_duration},
-};
+#[cfg(feature = "kubevirt")]
+use super::cluster::ClusterArgs;
+#[cfg(feature = "cloud")]
+use super::store::StoreArgs;
+use super::{Failure, output::Output, units::parse_duration};
 
 const AFTER_HELP: &str = "\
-Objects of runs that are going on are listed too, other people's as well. With --yes alone, what is
-younger than an hour stays: --run removes what one run has made (a failed export tells its id),
---older-than what is at least so old, --all everything.
+In a cluster: objects of runs that are going on are listed too, other people's as well. It needs the
+rights to list and delete virtualmachineexports, virtualmachinesnapshots and secrets. Secrets go with
+their exports: without the rights to them they are left to the cluster.
 
-It needs the rights to list and delete virtualmachineexports, virtualmachinesnapshots and secrets.
-Secrets go with their exports: without the rights to them they are left to the cluster.
+In an object store: runs leave a marker below PREFIX/.vmferry/ while they upload. The uploads that
+markers tell of are listed, with --yes they are given up, whereby their parts are deleted. Uploads
+without a marker are never touched. Azure deletes what was not committed by itself, after a week: only
+the markers are removed there. All objects below PREFIX are listed to find the markers.
+
+With --yes alone, what is younger than an hour stays (of an upload: what was written to within an
+hour): --run removes what one run has made (a failed run tells its id), --older-than what is at least
+so old, --all everything.
 
 Examples:
   vmferry gc -A
   vmferry gc -n demo --run 0123456789 --yes
-  vmferry gc -n demo --older-than 24h --yes";
+  vmferry gc s3://backups/vms --older-than 24h --yes";
 
-/// List, and with --yes remove, what exports have left in the cluster
+/// List, and with --yes remove, what unfinished runs have left in the cluster or an object store
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct GcArgs {
+    /// Bucket, or a prefix in one, to look in instead of the cluster: s3://, gs:// or az://
+    #[cfg(feature = "cloud")]
+    #[arg(value_name = "URL")]
+    url: Option<String>,
+
     /// Look in all namespaces
+    #[cfg(feature = "kubevirt")]
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
 
@@ -54,155 +64,37 @@ pub(crate) struct GcArgs {
     #[arg(long, requires = "yes", conflicts_with_all = ["older_than", "run"])]
     all: bool,
 
+    #[cfg(feature = "kubevirt")]
     #[command(flatten)]
     cluster: ClusterArgs,
+
+    #[cfg(feature = "cloud")]
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 impl GcArgs {
-    /// The age from which on an object that is listed is removed.
+    /// The age from which on what is listed is removed.
     fn removed_from(&self) -> Duration {
         if self.all || self.run.is_some() { Duration::ZERO } else { self.older_than.unwrap_or(UNTOUCHED) }
     }
 }
 
 pub(super) async fn run(args: &GcArgs, output: &Output) -> Result<(), Failure> {
-    let cluster = args.cluster.connect(None, None).await?;
-    let (everywhere, older_than, run) =
-        (args.all_namespaces, args.older_than.unwrap_or_default(), args.run.clone());
-    let look = {
-        let cluster = cluster.clone();
-        async move { leftovers(&cluster, everywhere, older_than, run.as_deref()).await }
-    };
-    let found = signals::supervise(look, Stop::AtOnce, output).await?;
-    for (kind, error) in &found.unlisted {
-        output.note(&format!("what there is of kind {} cannot be listed: {error}", kind.name()));
+    #[cfg(feature = "cloud")]
+    if let Some(url) = &args.url {
+        return store::run(url, args, output).await;
     }
-    let (objects, from, yes) = (found.objects, args.removed_from(), args.yes);
-    let told = output.clone();
-    let work = async move {
-        let mut rows = told.rows();
-        let (mut ends, mut removed): (Ends, Vec<&Leftover>) = (Ends::default(), Vec::new());
-        for leftover in &objects {
-            let is_old = from.is_zero() || leftover.age.is_some_and(|age| age >= from);
-            let end = match yes && ends.unreachable.is_none() {
-                false => End::Listed,
-                true if !is_old => End::Kept,
-                true => match leftover.remove(&cluster).await {
-                    Ok(_) => End::Removed,
-                    // The cluster does it.
-                    Err(_) if removed.iter().any(|owner| leftover.goes_with(owner)) => End::Removed,
-                    Err(error) => End::Failed(error),
-                },
-            };
-            rows.push(&Object::new(leftover, &end))?;
-            match end {
-                End::Removed => removed.push(leftover),
-                End::Listed => ends.listed += 1,
-                End::Kept => ends.kept += 1,
-                End::Failed(error) => {
-                    ends.failed += 1;
-                    if error.kind() == ErrorKind::Network {
-                        ends.unreachable = Some(error);
-                    }
-                }
-            }
-        }
-        rows.finish::<Object<'_>>()?;
-        Ok(ends)
-    };
-    let ends = signals::supervise(work, Stop::AtOnce, output).await?;
-    if let Some(error) = ends.unreachable {
-        return Err(error.into());
-    }
-    if ends.listed > 0 {
-        output.note("nothing was removed; --yes removes what is listed");
-    }
-    if ends.kept > 0 {
-        output.note("what is younger than an hour was kept: say --run, --older-than or --all");
-    }
-    if ends.failed > 0 {
-        let failed = format!("{} of what is listed could not be removed", ends.failed);
-        return Err(Error::new(ErrorKind::Cluster, failed)
-            .with_hint("the rows say why; it needs the right to delete what is listed")
-            .into());
-    }
-    Ok(())
+    #[cfg(feature = "kubevirt")]
+    return cluster::run(args, output).await;
+    #[cfg(not(feature = "kubevirt"))]
+    Err(vmferry::Error::usage("say where to look: this vmferry was built without clusters")
+        .with_hint("vmferry gc s3://BUCKET/PREFIX")
+        .into())
 }
 
-/// How many objects ended how.
-#[derive(Default)]
-struct Ends {
-    listed: usize,
-    kept: usize,
-    failed: usize,
-    /// The cluster does not answer any more: the rest was not tried.
-    unreachable: Option<Error>,
-}
-
-/// What became of an object.
-enum End {
-    /// Nothing was to be done.
-    Listed,
-    /// It is too young.
-    Kept,
-    Removed,
-    Failed(Error),
-}
-
-/// A row: an object.
-#[derive(Serialize)]
-struct Object<'a> {
-    kind: &'static str,
-    namespace: &'a str,
-    name: &'a str,
-    run: Option<&'a str>,
-    age_seconds: Option<u64>,
-    removed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-}
-
-impl<'a> Object<'a> {
-    fn new(leftover: &'a Leftover, end: &End) -> Self {
-        Self {
-            kind: leftover.kind.name(),
-            namespace: &leftover.namespace,
-            name: &leftover.name,
-            run: leftover.run.as_deref(),
-            age_seconds: leftover.age.map(|age| age.as_secs()),
-            removed: matches!(end, End::Removed),
-            error: match end {
-                End::Failed(error) => Some(error.to_string()),
-                _ => None,
-            },
-        }
-    }
-}
-
-impl Row for Object<'_> {
-    fn header(wide: bool) -> String {
-        let run = if wide { "  RUN" } else { "" };
-        format!("{:<24} {:<20} {:<48} {:>7}  REMOVED{run}", "KIND", "NAMESPACE", "NAME", "AGE")
-    }
-
-    fn columns(&self, wide: bool) -> String {
-        let age =
-            self.age_seconds.map_or_else(String::new, |age| Elapsed(Duration::from_secs(age)).to_string());
-        let removed = if self.removed { "yes" } else { "no" };
-        let run = if wide { format!("  {}", self.run.unwrap_or_default()) } else { String::new() };
-        let error = self.error.as_ref().map_or_else(String::new, |error| format!("  failed: {error}"));
-        format!(
-            "{:<24} {:<20} {:<48} {age:>7}  {removed:<7}{run}{error}",
-            self.kind, self.namespace, self.name
-        )
-        .trim_end()
-        .to_owned()
-    }
-
-    fn name(&self) -> String {
-        format!("{}/{}", self.kind, self.name)
-    }
-}
+/// What is told where something was too young.
+const KEPT: &str = "what is younger than an hour was kept: say --run, --older-than or --all";
 
 /// With --yes alone, what is younger may be of a run that is going on.
 const UNTOUCHED: Duration = Duration::from_secs(3600);

@@ -19,7 +19,7 @@ mod digest;
 mod doctor;
 #[cfg(feature = "kubevirt")]
 mod export;
-#[cfg(feature = "kubevirt")]
+#[cfg(any(feature = "cloud", feature = "kubevirt"))]
 mod gc;
 mod inspect;
 #[cfg(feature = "kubevirt")]
@@ -171,7 +171,7 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Doctor(args) => doctor::run(&args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Export(args) => export::run(&args, output).await,
-        #[cfg(feature = "kubevirt")]
+        #[cfg(any(feature = "cloud", feature = "kubevirt"))]
         Command::Gc(args) => gc::run(&args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Instancetype(args) => catalog::instancetypes(&args, output).await,
@@ -211,12 +211,10 @@ fn check_output_format(cli: &Cli) -> Result<(), Error> {
         Command::Volume(args) => args.has_rows(),
         #[cfg(feature = "kubevirt")]
         Command::Snapshot(args) => args.has_rows(),
+        #[cfg(any(feature = "cloud", feature = "kubevirt"))]
+        Command::Gc(_) => true,
         #[cfg(feature = "kubevirt")]
-        Command::Doctor(_)
-        | Command::Gc(_)
-        | Command::Instancetype(_)
-        | Command::Preference(_)
-        | Command::Provider(_) => true,
+        Command::Doctor(_) | Command::Instancetype(_) | Command::Preference(_) | Command::Provider(_) => true,
         _ => false,
     };
     match cli.global.output_format {

@@ -1,6 +1,6 @@
 //! Options of commands that take objects: `s3://`, `gs://`, `az://`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use vmferry::object::{Encryption, StoreOptions};
@@ -58,9 +58,16 @@ impl StoreArgs {
     /// The same for the library; how patient it is, `http` says.
     pub(crate) fn options(&self, http: &HttpArgs) -> StoreOptions {
         let http = http.options();
+        StoreOptions { stall_timeout: http.stall_timeout, retry_for: http.retry_for, ..self.base() }
+    }
+
+    /// The same, for commands that somebody waits for.
+    pub(crate) fn briefly(&self) -> StoreOptions {
+        StoreOptions { retry_for: BRIEFLY, ..self.base() }
+    }
+
+    fn base(&self) -> StoreOptions {
         StoreOptions {
-            stall_timeout: http.stall_timeout,
-            retry_for: http.retry_for,
             endpoint: self.store_endpoint.clone(),
             region: self.store_region.clone(),
             path_style: self.store_addressing.map(|addressing| addressing == AddressingArg::Path),
@@ -107,6 +114,9 @@ impl NewObjectArgs {
         }
     }
 }
+
+/// Long enough for a store that is busy for a moment.
+const BRIEFLY: Duration = Duration::from_secs(20);
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

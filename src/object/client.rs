@@ -34,10 +34,12 @@ pub(crate) struct StoredPart {
     pub(crate) number: u32,
     /// Bytes.
     pub(crate) size: u64,
-    /// ETag as the store gave it when the part was sent, quotes included.
+    /// ETag as the store gave it when the part was sent, quotes included; empty if it lists none.
     pub(crate) etag: String,
     /// CRC-64/NVME in base64, if the store keeps one.
     pub(crate) crc64: Option<String>,
+    /// When it was written, in seconds since 1970, if the store says so.
+    pub(crate) written: Option<u64>,
 }
 
 /// An upload that is neither completed nor given up.
@@ -124,8 +126,8 @@ impl ObjectClient {
             }
             let found = self.read(location, &answered.body, &["Part"])?;
             for record in &found.records {
-                let part = part(record)
-                    .ok_or_else(|| not_understood(location, "a part without number, size or ETag"))?;
+                let part =
+                    part(record).ok_or_else(|| not_understood(location, "a part without number or size"))?;
                 parts.insert(part.number, part);
             }
             if !found.is_truncated() {
@@ -314,9 +316,15 @@ fn part(record: &BTreeMap<String, String>) -> Option<StoredPart> {
     Some(StoredPart {
         number: record.get("PartNumber")?.parse().ok()?,
         size: record.get("Size")?.parse().ok()?,
-        etag: record.get("ETag")?.clone(),
+        etag: record.get("ETag").cloned().unwrap_or_default(),
         crc64: record.get("ChecksumCRC64NVME").cloned(),
+        written: record.get("LastModified").and_then(|time| seconds(time)),
     })
+}
+
+/// A time in seconds since 1970; `None` if it is no time, or an earlier one.
+fn seconds(time: &str) -> Option<u64> {
+    u64::try_from(time.parse::<jiff::Timestamp>().ok()?.as_second()).ok()
 }
 
 fn not_understood(location: &ObjectLocation, what: &str) -> Error {

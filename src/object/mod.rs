@@ -11,6 +11,7 @@
 mod access;
 mod client;
 mod explain;
+mod leftovers;
 mod location;
 mod marker;
 mod options;
@@ -18,7 +19,6 @@ mod profile;
 mod store;
 mod xml;
 
-pub use self::options::{Encryption, StoreOptions};
 pub(crate) use self::{
     access::Access,
     client::{ObjectClient, ObjectHead, OpenUpload, Signing, StoredPart},
@@ -26,6 +26,10 @@ pub(crate) use self::{
     location::{ObjectLocation, Scheme},
     marker::{FoundMarker, MarkedUpload, Marker},
     store::Store,
+};
+pub use self::{
+    leftovers::{LeftRun, LeftUpload, StoreLeftovers, UploadState, store_leftovers},
+    options::{Encryption, StoreOptions},
 };
 
 /// Metadata of an object that names the run which wrote it. Letters only: Azure takes no hyphen in such

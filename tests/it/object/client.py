@@ -1,10 +1,9 @@
 """An independent client of object stores, for the tests: boto3 for S3, azure-storage-blob for Azure,
 plain requests for the fake of Google's XML API.
 
-    client.py SCHEME ENDPOINT BUCKET ACTION [ARGUMENT...]
-
-Actions: bucket | put KEY FILE | get KEY FILE | head KEY | delete KEY | list [PREFIX] | uploads | begin KEY
-| part KEY ID NUMBER FILE. Results are JSON on standard output; what is not there is null.
+Reads a JSON list a line, [SCHEME, ENDPOINT, BUCKET, ACTION, ARGUMENT...], and answers each with a line of
+JSON: {"ok": RESULT} or {"error": TEXT}. Actions: bucket | put KEY FILE | get KEY FILE | head KEY |
+delete KEY | list [PREFIX] | begin KEY | part KEY ID NUMBER FILE | parts KEY ID. What is not there is null.
 """
 
 import json
@@ -56,16 +55,20 @@ class S3:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
 
-    def uploads(self):
-        found = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
-        return [[item["Key"], item["UploadId"]] for item in found]
-
     def begin(self, key):
         return self.client.create_multipart_upload(Bucket=self.bucket, Key=key)["UploadId"]
 
     def part(self, key, upload, number, file):
         with open(file, "rb") as body:
             self.client.upload_part(Bucket=self.bucket, Key=key, UploadId=upload, PartNumber=int(number), Body=body)
+
+    def parts(self, key, upload):
+        from botocore.exceptions import ClientError
+
+        try:
+            return len(self.client.list_parts(Bucket=self.bucket, Key=key, UploadId=upload).get("Parts", []))
+        except ClientError:
+            return None
 
 
 class Azure:
@@ -143,15 +146,43 @@ class Fake:
         found = self.ask("GET", f"?list-type=2&prefix={urllib.request.quote(prefix)}").read().decode()
         return sorted(re.findall("<Key>([^<]*)</Key>", found))
 
+    def begin(self, key):
+        import re
 
-def main():
-    scheme, endpoint, bucket, action, *arguments = sys.argv[1:]
-    client = {"s3": S3, "az": Azure, "gs": Fake}[scheme](endpoint, bucket)
+        answer = self.ask("POST", f"/{urllib.request.quote(key)}?uploads", b"").read().decode()
+        return re.search("<UploadId>([^<]*)</UploadId>", answer)[1]
+
+    def upload(self, key, upload):
+        return f"/{urllib.request.quote(key)}?uploadId={urllib.request.quote(upload, safe='')}"
+
+    def part(self, key, upload, number, file):
+        with open(file, "rb") as body:
+            self.ask("PUT", f"{self.upload(key, upload)}&partNumber={number}", body.read())
+
+    def parts(self, key, upload):
+        try:
+            return self.ask("GET", self.upload(key, upload)).read().decode().count("<Part>")
+        except urllib.error.HTTPError:
+            return None
+
+
+CLIENTS = {}
+
+
+def answer(scheme, endpoint, bucket, action, *arguments):
+    place = (scheme, endpoint, bucket)
+    if place not in CLIENTS:
+        CLIENTS[place] = {"s3": S3, "az": Azure, "gs": Fake}[scheme](endpoint, bucket)
     if action == "bucket":
         action = "make"
     if action == "list" and not arguments:
         arguments = [""]
-    json.dump(getattr(client, action)(*arguments), sys.stdout)
+    return getattr(CLIENTS[place], action)(*arguments)
 
 
-main()
+for line in sys.stdin:
+    try:
+        reply = {"ok": answer(*json.loads(line))}
+    except Exception as error:
+        reply = {"error": f"{line.strip()}: {error!r}"}
+    print(json.dumps(reply), flush=True)

@@ -5,19 +5,19 @@
 
 use std::{
     ffi::OsStr,
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{ChildStdin, ChildStdout, Command, Stdio},
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use super::fake_gcs;
-use crate::support::{self, Finished, missing, tool, wait_for};
+use crate::support::{self, Finished, missing, wait_for};
 
 /// The key id that the S3 servers know.
 pub(crate) const KEY_ID: &str = "AKVMFERRYTEST";
@@ -170,12 +170,14 @@ impl Bucket {
     }
 
     /// Fetches an object, by an independent client.
+    #[expect(dead_code, reason = "for the tests that write")]
     #[track_caller]
     pub(crate) fn get(&self, key: &str, file: &Path) {
         self.client(["get", key, file.to_str().unwrap()]);
     }
 
     /// `size`, `metadata` and `etag` of an object; null if there is none.
+    #[expect(dead_code, reason = "for the tests that write")]
     #[track_caller]
     pub(crate) fn head(&self, key: &str) -> serde_json::Value {
         self.client(["head", key])
@@ -187,24 +189,41 @@ impl Bucket {
         serde_json::from_value(self.client(["list"])).unwrap()
     }
 
-    /// Unfinished uploads of an S3 server that lists them (moto): keys and ids.
+    /// Parts that the store holds of an upload; `None` if there is no such upload.
     #[track_caller]
-    pub(crate) fn uploads(&self) -> Vec<(String, String)> {
-        serde_json::from_value(self.client(["uploads"])).unwrap()
+    pub(crate) fn parts(&self, key: &str, upload: &str) -> Option<u64> {
+        self.client(["parts", key, upload]).as_u64()
     }
 
     /// Asks the independent client, past any proxy.
     #[track_caller]
     pub(crate) fn client<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> serde_json::Value {
-        let python = python().expect("asked for when the bucket was made");
         let direct = Self { through: None, ..self.clone() };
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/object/client.py");
-        let endpoint = direct.endpoint();
-        let first = [script, self.server.scheme(), &endpoint, &self.name].map(str::to_owned);
-        let args = first.into_iter().chain(args.into_iter().map(str::to_owned));
-        let answer = tool(python.to_str().unwrap(), args);
-        serde_json::from_str(&answer).unwrap()
+        let mut request = [self.server.scheme(), &direct.endpoint(), &self.name].map(str::to_owned).to_vec();
+        request.extend(args.into_iter().map(str::to_owned));
+        let mut answer = ask_client(&request);
+        assert!(answer.get("error").is_none(), "{}", answer["error"]);
+        answer["ok"].take()
     }
+}
+
+/// Asks the one client of this process, which takes its time to start. It ends with its input.
+fn ask_client(request: &[String]) -> serde_json::Value {
+    static CLIENT: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>> = Mutex::new(None);
+    let mut client = CLIENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let (input, output) = client.get_or_insert_with(|| {
+        let mut child = Command::new(python().expect("asked for when the bucket was made"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/object/client.py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()))
+    });
+    writeln!(input, "{}", serde_json::json!(request)).unwrap();
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
 }
 
 /// A Python that has the clients: that of `VMFERRY_PYTHON`, or `python3`.
