@@ -1,7 +1,7 @@
 //! An object as the place of an output: what is there, the upload that becomes it, its marker, its
 //! manifest.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use object_store::{
@@ -220,10 +220,14 @@ impl ObjectPlace {
         match self.make(header, upload, parts).await? {
             Made::Done => {}
             Made::Unknown(error) => {
-                // The answer may have got lost on its way.
-                let found = self.client.head(&self.location).await?;
-                if found.is_some_and(|found| is_made_by(&found, &header.run, size)) {
-                    return Ok(Completed::Yes);
+                // The answer may have got lost on its way, or an earlier run's request may still be at work:
+                // stores take their time to make an object of many parts.
+                for _ in 0..LOOKS {
+                    let found = self.client.head(&self.location).await?;
+                    if found.is_some_and(|found| is_made_by(&found, &header.run, size)) {
+                        return Ok(Completed::Yes);
+                    }
+                    tokio::time::sleep(BETWEEN_LOOKS).await;
                 }
                 return match self.there(upload).await? {
                     None => Ok(Completed::Gone),
@@ -509,6 +513,10 @@ impl io::Write for Pieces {
 
 /// Metadata of an object that names the program.
 const TOOL_METADATA: &str = "vmferrytool";
+
+/// How often the store is asked for an object that may be about to appear, and the time in between.
+const LOOKS: u32 = 30;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// Bytes of an output whose length nothing tells.
 const UNKNOWN_LEN: u64 = 16 << 40;

@@ -159,7 +159,6 @@ fn what_exists_is_overwritten_only_on_the_users_word() {
     convert(&two, &["--force", "--no-manifest"]).expect(0);
     assert!(fetched(&bucket, "disk.raw", dir.path()) == second);
     assert_eq!(bucket.list(), ["disk.raw"], "the manifest of the old one would not be true");
-    assert!(bucket.uploads().is_empty());
 }
 
 #[test]
