@@ -4,26 +4,33 @@ mod builder;
 pub(crate) mod job;
 #[cfg(feature = "cloud")]
 pub(crate) mod object;
+mod options;
+mod place;
+mod report;
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio_util::sync::CancellationToken;
-use vmferry_formats::{
-    Format, FormatWriter, WriterSpec,
-    digest::{Algorithm, Digest},
-    vmdk::Subformat,
-};
+use vmferry_formats::{FormatWriter, WriterSpec, vmdk::Subformat};
 
-pub use self::builder::ConversionBuilder;
 use self::job::{Done, Job, JobDisk, Means, first_cause};
+pub use self::{
+    builder::ConversionBuilder,
+    options::{ConversionOptions, ResumePolicy},
+    place::is_object_url,
+    report::{ConversionReport, TreeDigest},
+};
 #[cfg(feature = "cloud")]
-pub use self::object::UploadPlan;
+pub use self::{object::UploadPlan, options::ObjectOptions};
+pub(crate) use self::{
+    place::{check_output_free, paths_of, refuse_parts, refuse_sources, remove_output, size_of_output, write_beside},
+    report::tree_digest,
+};
 use crate::{
     error::{Error, Result},
     pipeline::{
@@ -37,9 +44,7 @@ use crate::{
         target::{TargetPaths, same_file},
     },
     sink::PipeSink,
-    source::{
-        self, Kind, Links, OpenedSource, Source, SourceFormat, SourceIdentity, SourceOptions, Transfer,
-    },
+    source::{self, Kind, Links, OpenedSource, Source, SourceFormat, SourceOptions, Transfer},
 };
 
 /// Where an output goes.
@@ -130,12 +135,6 @@ impl Target {
     }
 }
 
-/// Whether a text is the URL of an object, or of a place that objects lie in.
-pub fn is_object_url(text: &str) -> bool {
-    let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-    matches!(scheme.as_deref(), Some("az" | "azure" | "gs" | "s3"))
-}
-
 impl From<&Path> for Target {
     fn from(path: &Path) -> Self {
         Self::Path(path.to_owned())
@@ -152,100 +151,6 @@ impl From<&str> for Target {
     /// A path; unlike on the command line, `-` is one too.
     fn from(path: &str) -> Self {
         Self::Path(path.into())
-    }
-}
-
-/// What to do with a partial output of an earlier run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ResumePolicy {
-    /// Go on where it ended, if source and parameters are the same.
-    #[default]
-    Resume,
-    /// Refuse to touch it.
-    Refuse,
-    /// Discard it and start again.
-    Restart,
-}
-
-/// How a conversion is done; every field has the default of the command line.
-#[derive(Clone, Debug)]
-pub struct ConversionOptions {
-    /// How the source is read.
-    pub source: SourceOptions,
-    /// Hash function of the digest tree; `None` = no digest and no manifest.
-    pub digest: Option<Algorithm>,
-    /// Also compute the SHA-256 of a RAW output file in passing (streamOptimized always has one).
-    pub flat_sha256: bool,
-    /// CPU workers; `None` = the cores this process may use. Lowered to fit `memory`.
-    pub workers: Option<usize>,
-    /// Resident memory of the process in bytes.
-    pub memory: u64,
-    /// Read the output back from the disk after the sync and compare digests.
-    pub verify: bool,
-    /// Report the output file's SHA-256, by reading it again where it was not had in passing.
-    pub sums: bool,
-    /// Overwrite an existing output; required for block devices.
-    pub force: bool,
-    /// Write `<output>.vmferry.jsonl`.
-    pub manifest: bool,
-    /// What to do with a partial output.
-    pub resume: ResumePolicy,
-    /// Where the journal goes instead of beside the output.
-    pub journal: Option<PathBuf>,
-    /// Output bytes between two durable points.
-    pub checkpoint_bytes: u64,
-    /// Time between two durable points.
-    pub checkpoint_interval: Duration,
-    /// Resume from a source that cannot prove that it is unchanged (block device).
-    pub assume_unchanged: bool,
-    /// How objects are written.
-    #[cfg(feature = "cloud")]
-    pub object: ObjectOptions,
-}
-
-/// How objects are written; every field has the default of the command line.
-#[cfg(feature = "cloud")]
-#[derive(Clone, Debug, Default)]
-pub struct ObjectOptions {
-    /// How their store is reached, and what they are made with.
-    pub store: crate::object::StoreOptions,
-    /// Bytes of each part, for stores that want them equal; `None` = 8 MiB, growing.
-    pub part_size: Option<u64>,
-    /// Bytes a second that all uploads may send together.
-    pub rate: Option<source::Rate>,
-}
-
-impl ConversionOptions {
-    /// How outputs are read back.
-    pub(crate) fn reading_back(&self) -> SourceOptions {
-        SourceOptions {
-            #[cfg(feature = "cloud")]
-            store: self.object.store.clone(),
-            ..SourceOptions::default()
-        }
-    }
-}
-
-impl Default for ConversionOptions {
-    fn default() -> Self {
-        Self {
-            source: SourceOptions::default(),
-            digest: Some(Algorithm::Sha256),
-            flat_sha256: false,
-            workers: None,
-            memory: 128 << 20,
-            verify: false,
-            sums: false,
-            force: false,
-            manifest: true,
-            resume: ResumePolicy::Resume,
-            journal: None,
-            checkpoint_bytes: 256 << 20,
-            checkpoint_interval: Duration::from_secs(5),
-            assume_unchanged: false,
-            #[cfg(feature = "cloud")]
-            object: ObjectOptions::default(),
-        }
     }
 }
 
@@ -553,139 +458,6 @@ impl Conversion {
     }
 }
 
-/// What belongs to an output: a file, a device, or an object whose URL stands for a path.
-///
-/// # Errors
-/// It cannot be looked at, or there is no place for its journal.
-pub(crate) fn paths_of(output: &Path, options: &ConversionOptions, force: bool) -> Result<TargetPaths> {
-    match output.to_str() {
-        #[cfg(feature = "cloud")]
-        Some(url) if is_object_url(url) => {
-            object::paths(url, &ConversionOptions { force, ..options.clone() })
-        }
-        #[cfg(not(feature = "cloud"))]
-        Some(url) if is_object_url(url) => {
-            Err(Error::usage(format!("cannot write {url}: this program was built without object stores")))
-        }
-        _ => TargetPaths::new(output, options.journal.as_deref(), force),
-    }
-}
-
-/// Bytes of what stands under an output's name; `None` if nothing does.
-///
-/// # Errors
-/// It cannot be looked at.
-pub(crate) async fn size_of_output(output: &Path, options: &ConversionOptions) -> Result<Option<u64>> {
-    match output.to_str() {
-        #[cfg(feature = "cloud")]
-        Some(url) if is_object_url(url) => object::size_of_object(url, options).await,
-        _ => match fs::symlink_metadata(output) {
-            Ok(found) => Ok(Some(found.len())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("look at", output, error)),
-        },
-    }
-}
-
-/// Refuses an output that the user did not ask to overwrite.
-///
-/// # Errors
-/// It or its manifest exists and there is no `force`, or it cannot be looked at.
-pub(crate) async fn check_output_free(output: &Path, options: &ConversionOptions) -> Result<()> {
-    match output.to_str() {
-        #[cfg(feature = "cloud")]
-        Some(url) if is_object_url(url) => object::check_free(url, options).await,
-        _ => paths_of(output, options, options.force)?.check_free(),
-    }
-}
-
-/// Removes an output, or what stands beside one, if it is there.
-///
-/// # Errors
-/// It stays.
-pub(crate) async fn remove_output(output: &Path, options: &ConversionOptions) -> Result<()> {
-    match output.to_str() {
-        #[cfg(feature = "cloud")]
-        Some(url) if is_object_url(url) => object::remove_object(url, options).await,
-        _ => {
-            let _ = options;
-            match fs::remove_file(output) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(Error::io("remove", output, error))
-                }
-                _ => Ok(()),
-            }
-        }
-    }
-}
-
-/// Writes what stands beside images: an object, or by `local` a file; whole or not at all.
-///
-/// # Errors
-/// It cannot be written.
-pub(crate) async fn write_beside(
-    output: &Path,
-    bytes: &[u8],
-    options: &ConversionOptions,
-    local: fn(&Path, &[u8]) -> Result<()>,
-) -> Result<()> {
-    match output.to_str() {
-        #[cfg(feature = "cloud")]
-        Some(url) if is_object_url(url) => object::put_object(url, bytes, options).await,
-        _ => {
-            let _ = options;
-            local(output, bytes)
-        }
-    }
-}
-
-/// Refuses to write over what is read.
-pub(crate) fn refuse_sources<'a>(
-    paths: &TargetPaths,
-    sources: impl IntoIterator<Item = &'a ConversionSource>,
-) -> Result<()> {
-    for source in sources {
-        for file in [&paths.output, &paths.partial, &paths.journal, &paths.manifest] {
-            let is_object = paths.is_object && source.is_location(&file.to_string_lossy());
-            if is_object || source.is_file(file) {
-                return Err(Error::refused(format!("{} is the source itself", file.display()))
-                    .with_hint("choose another output"));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Refuses to write over a file that one of `identities`, which were opened, consists of: beside the
-/// file that was named, an image may have its disk in others.
-pub(crate) fn refuse_parts<'a>(
-    paths: &TargetPaths,
-    identities: impl IntoIterator<Item = &'a SourceIdentity>,
-) -> Result<()> {
-    let mut left: Vec<&SourceIdentity> = identities.into_iter().collect();
-    let mut parts = Vec::new();
-    while let Some(identity) = left.pop() {
-        match identity {
-            SourceIdentity::File { device, inode, .. } => parts.push((*device, *inode)),
-            SourceIdentity::Image { files } => left.extend(files),
-            SourceIdentity::Part { file, .. } => left.push(file),
-            SourceIdentity::Export { .. } | SourceIdentity::Http { .. } => {}
-        }
-    }
-    for file in [&paths.output, &paths.partial, &paths.journal, &paths.manifest] {
-        if fs::metadata(file).is_ok_and(|found| parts.contains(&(found.dev(), found.ino()))) {
-            return Err(Error::refused(format!("{} is a part of the source", file.display()))
-                .with_hint("choose another output"));
-        }
-    }
-    Ok(())
-}
-
-/// The digest of a disk that is complete.
-pub(crate) fn tree_digest(algorithm: Option<Algorithm>, end: &DiskEnd) -> Option<TreeDigest> {
-    Some(TreeDigest { algorithm: algorithm?, tree: end.tree.as_ref()?.parse().ok()? })
-}
-
 pub(crate) fn size_of(source: &Source) -> Option<u64> {
     match source {
         Source::Random(plan) => Some(plan.size()),
@@ -695,47 +467,3 @@ pub(crate) fn size_of(source: &Source) -> Option<u64> {
 
 /// What ids derive from where an output has no name.
 const PIPE_NAME: &str = "disk";
-
-/// The digest of a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TreeDigest {
-    /// Hash function.
-    pub algorithm: Algorithm,
-    /// Disk digest.
-    pub tree: Digest,
-}
-
-/// What a conversion did.
-#[derive(Clone, Debug)]
-pub struct ConversionReport {
-    /// Final path, or `-`.
-    pub output: String,
-    /// Format written.
-    pub format: Format,
-    /// Format of the source.
-    pub source_format: SourceFormat,
-    /// Bytes of the guest disk.
-    pub virtual_size: u64,
-    /// Bytes taken from the source by this run.
-    pub bytes_read: u64,
-    /// Bytes written to the output by this run.
-    pub bytes_written: u64,
-    /// Length of the output in bytes, holes included.
-    pub output_size: u64,
-    /// Guest bytes that are zero and take no space in the output.
-    pub zero_bytes: u64,
-    /// Digest of the content.
-    pub digest: Option<TreeDigest>,
-    /// SHA-256 of the output file, if asked for or had in passing.
-    pub file_sha256: Option<Digest>,
-    /// Guest offset at which this run took up an earlier one.
-    pub resumed_from: Option<u64>,
-    /// Whether the output was read back and compared.
-    pub verified: bool,
-    /// The manifest written.
-    pub manifest: Option<PathBuf>,
-    /// Wall time.
-    pub elapsed: Duration,
-    /// What the operator should know.
-    pub warnings: Vec<String>,
-}

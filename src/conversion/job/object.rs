@@ -43,7 +43,9 @@ impl Job<'_> {
                 match self.place()?.there(&upload).await? {
                     None => self.begin_anew(journal, *summary).await,
                     Some(there) => {
-                        there.reconcile(&mut summary.parts);
+                        let out = summary.checkpoint.as_ref().map_or(0, |point| point.out);
+                        let from = self.object_header()?.schedule.part_at(out);
+                        there.reconcile(&mut summary.parts, from);
                         let begin = self.take_up(journal, *summary)?;
                         Ok(Start::Run(Box::new(begin)))
                     }

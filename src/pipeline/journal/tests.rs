@@ -310,3 +310,49 @@ proptest! {
         let _ = Record::from_line(&bytes);
     }
 }
+
+fn object() -> Record {
+    let Record::Header(plain) = header() else { unreachable!() };
+    let schedule = Schedule { first: 8 << 20, equal: 1500, step: 512, longest: 5 << 30, parts: 9900 };
+    let object = ObjectHeader { url: "s3://bucket/disk.qcow2".into(), run: "r1".into(), schedule };
+    Record::Header(Box::new(Header { version: OBJECT_VERSION, object: Some(object), ..*plain }))
+}
+
+fn part(part: u32, md5: &str) -> Record {
+    Record::Part(PartRecord { part, len: 8 << 20, id: format!("\"{md5}\""), md5: md5.into() })
+}
+
+#[test]
+fn parts_of_an_object_count_by_themselves() {
+    let pins = vec![PinRecord { part: 1, at: 0, len: 9, crc: 7 }];
+    let point = Checkpoint { at: CHUNK_LEN, out: 65536, pins: pins.clone(), ..Checkpoint::default() };
+    let records = [
+        object(),
+        Record::Upload { id: "gone".into() },
+        part(9, "of another upload"),
+        Record::Upload { id: "u1".into() },
+        part(2, "a"),
+        Record::Chunk(chunk(0, UnitShape::Data, 65536)),
+        Record::Checkpoint(point),
+        part(2, "b"),
+        part(3, "c"),
+        // A part among records that no checkpoint counts cannot be.
+        Record::Chunk(chunk(1, UnitShape::Data, 131_072)),
+        part(4, "d"),
+    ];
+    let lines: Vec<Vec<u8>> = records.iter().map(|record| record.to_line().unwrap()).collect();
+    for record in &records {
+        let line = record.to_line().unwrap();
+        assert_eq!(Record::from_line(&line[..line.len() - 1]).as_ref(), Some(record));
+    }
+    let summary = Summary::read(lines.concat().as_slice()).unwrap().unwrap();
+    assert_eq!(summary.upload.as_deref(), Some("u1"));
+    let parts: Vec<(u32, &str)> = summary.parts.iter().map(|(part, record)| (*part, &*record.md5)).collect();
+    assert_eq!(parts, [(2, "b"), (3, "c")], "the last of its number, of the last upload");
+    assert_eq!(summary.checkpoint.as_ref().map(|point| &point.pins), Some(&pins));
+    assert_eq!(summary.valid_len as usize, lines[..9].concat().len());
+    assert_eq!(summary.header.object.as_ref().unwrap().run, "r1");
+    // The journal of a file has none.
+    let file = [header(), part(1, "a")].map(|record| record.to_line().unwrap()).concat();
+    assert!(Summary::read(file.as_slice()).unwrap().unwrap().parts.is_empty());
+}

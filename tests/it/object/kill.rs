@@ -145,3 +145,35 @@ fn killed_uploads_end_in_the_object_of_an_undisturbed_run_and_send_nothing_safe_
     println!("{killed} uploads killed, {resumed} resumed, {kept} parts not sent again");
     assert!(resumed > 0 && kept > 0, "{resumed} resumed, {kept} parts kept");
 }
+
+#[test]
+fn an_upload_that_somebody_gave_up_is_begun_anew() {
+    for server in Server::S3 {
+        let Some(bucket) = Bucket::new(server) else { continue };
+        let dir = scratch();
+        let source = dir.path().join("source.raw");
+        let disk = make_disk(&source, 52, (33 << 20) + 1);
+        // Broken from the third part on: the run fails and keeps its upload.
+        let proxy = Proxy::start(&bucket.address, |seen| match part_of(seen) {
+            Some(3..) => Fault::error(501, "NotImplemented"),
+            _ => Fault::None,
+        });
+        let url = bucket.url("x/disk.raw");
+        let mut args = ["convert", "-q", source.to_str().unwrap(), &url].map(str::to_owned).to_vec();
+        args.extend(OFTEN.map(str::to_owned));
+        let failed = run_in(&bucket.through(&proxy.address), dir.path(), &args);
+        assert!(failed.code != Some(0) && failed.stderr.contains("is kept"), "{}", failed.stderr);
+        let journal = dir.path().join("state/vmferry").join(
+            left_in(dir.path()).into_iter().find(|name| name.ends_with(".journal")).expect("a journal"),
+        );
+        args.extend(["--journal", journal.to_str().unwrap()].map(str::to_owned));
+        bucket.run(["gc", &bucket.url("x/"), "--yes"]).expect(0);
+        let done = run_in(&bucket, dir.path(), &args).expect(0);
+        assert!(done.stderr.contains("began anew"), "{server:?}: {}", done.stderr);
+        let file = dir.path().join("fetched");
+        bucket.get("x/disk.raw", &file);
+        assert!(read(&file) == disk, "{server:?}");
+        assert_eq!(bucket.list(), ["x/disk.raw", "x/disk.raw.vmferry.jsonl"], "{server:?}");
+        assert!(left_in(dir.path()).is_empty());
+    }
+}

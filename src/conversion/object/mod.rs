@@ -1,15 +1,21 @@
 //! An object as the place of an output: what is there, the upload that becomes it, its marker, its
 //! manifest.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+mod beside;
+mod manifest;
+mod plan;
 
-use bytes::Bytes;
-use object_store::{
-    MultipartId, ObjectStoreExt as _, PutMultipartOptions, PutPayload, WriteMultipart, multipart::PartId,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use object_store::{MultipartId, PutMultipartOptions, multipart::PartId};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio::sync::mpsc;
 
+pub use self::plan::UploadPlan;
+use self::plan::{UNKNOWN_LEN, schedule};
+pub(crate) use self::{
+    beside::{check_free, put_object, remove_object, size_of_object},
+    plan::worst_len,
+};
 use super::ConversionOptions;
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -21,55 +27,9 @@ use crate::{
         journal::{ObjectHeader, PartRecord},
         target::TargetPaths,
     },
-    sink::object::{Limits, PartTarget, Schedule},
+    sink::object::{PartTarget, Schedule},
     source::Rate,
 };
-
-/// How an output would be uploaded, and what that takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UploadPlan {
-    /// URL of the object.
-    pub object: String,
-    /// Bytes of the output at most, as far as the size of its disks is known.
-    pub longest_output: Option<u64>,
-    /// Bytes of the first part.
-    pub first_part: u64,
-    /// Bytes of the longest part that such an output has.
-    pub longest_part: u64,
-    /// Number of parts that it has then.
-    pub parts: u32,
-    /// Bytes of the longest object that these parts can become.
-    pub longest_object: u64,
-    /// Memory of the whole run in bytes until parts begin to grow.
-    pub memory: u64,
-    /// Memory of the whole run in bytes if the output is as long as it can be.
-    pub most_memory: u64,
-}
-
-impl UploadPlan {
-    /// For the image of a disk of `size` bytes in the object `url`. Nothing is asked.
-    ///
-    /// # Errors
-    /// It is no URL of an object, or the store takes no parts of the length that is asked for.
-    pub fn new(url: &str, size: Option<u64>, options: &ConversionOptions) -> Result<Self> {
-        let location = ObjectLocation::parse(url)?
-            .ok_or_else(|| Error::usage(format!("{url:?} is no URL of an object")))?;
-        location.path()?;
-        let longest_output = size.map(worst_len);
-        let schedule = schedule(&location, options, longest_output)?;
-        let end = longest_output.unwrap_or(UNKNOWN_LEN).clamp(1, schedule.covers()) - 1;
-        Ok(Self {
-            object: location.to_string(),
-            longest_output,
-            first_part: schedule.len(1),
-            longest_part: schedule.len(schedule.part_at(end)),
-            parts: schedule.part_at(end),
-            longest_object: schedule.covers(),
-            memory: options.memory + schedule.memory_at(0),
-            most_memory: options.memory + schedule.memory_at(end),
-        })
-    }
-}
 
 /// Where an output becomes an object.
 #[derive(Clone, Debug)]
@@ -296,52 +256,6 @@ impl ObjectPlace {
         self.location.child(".vmferry.jsonl")
     }
 
-    /// Writes the manifest; `write` gives its bytes, on a thread where it may block.
-    ///
-    /// # Errors
-    /// The store refuses, or `write` fails.
-    pub(crate) async fn put_manifest<F>(&self, write: F) -> Result<ObjectLocation>
-    where
-        F: FnOnce(&mut dyn io::Write) -> Result<()> + Send + 'static,
-    {
-        let location = self.manifest();
-        let failed = |error| object_error(&location, Act::Write, error);
-        let (sender, mut receiver) = mpsc::channel(1);
-        let writing = tokio::task::spawn_blocking(move || {
-            let mut pieces = Pieces { sender, piece: Vec::new() };
-            write(&mut pieces)?;
-            io::Write::flush(&mut pieces)
-                .map_err(|error| Error::failed("cannot write the manifest").with_source(error))
-        });
-        let path = location.path()?;
-        let first: Option<Bytes> = receiver.recv().await;
-        let second = receiver.recv().await;
-        match (first, second) {
-            (Some(first), Some(second)) => {
-                let upload = self.store.objects.put_multipart(&path).await.map_err(failed)?;
-                let mut upload = WriteMultipart::new_with_chunk_size(upload, PIECE_LEN);
-                let mut next = Some(first);
-                let mut then = Some(second);
-                while let Some(piece) = next {
-                    upload.wait_for_capacity(1).await.map_err(failed)?;
-                    upload.put(piece);
-                    next = match then.take() {
-                        Some(piece) => Some(piece),
-                        None => receiver.recv().await,
-                    };
-                }
-                joined(writing).await?;
-                upload.finish().await.map_err(failed)?;
-            }
-            (first, _) => {
-                joined(writing).await?;
-                let payload = PutPayload::from(first.unwrap_or_default());
-                self.store.objects.put(&path, payload).await.map_err(failed)?;
-            }
-        }
-        Ok(location)
-    }
-
     /// Removes the manifest of what was overwritten: it is not true of the new object.
     ///
     /// # Errors
@@ -376,18 +290,19 @@ pub(crate) struct There(Option<Vec<StoredPart>>);
 
 impl There {
     /// Drops from `parts` what the store does not have, and adds what the journal did not hear of, as
-    /// far as the store names parts by the MD5 of their bytes.
-    pub(crate) fn reconcile(self, parts: &mut BTreeMap<u32, PartRecord>) {
+    /// far as the store names parts by the MD5 of their bytes: from part `from` on, since what lies before
+    /// that must have been recorded.
+    pub(crate) fn reconcile(self, parts: &mut BTreeMap<u32, PartRecord>, from: u32) {
         let Self(Some(there)) = self else { return };
         let there: BTreeMap<u32, StoredPart> = there.into_iter().map(|part| (part.number, part)).collect();
+        let by_md5 = parts.values().all(|part| part.id.trim_matches('"') == part.md5);
         parts.retain(|number, part| {
             there.get(number).is_some_and(|there| {
                 // With a checksum, an id has the ETag somewhere in it.
                 there.size == part.len && part.id.contains(there.etag.trim_matches('"'))
             })
         });
-        let by_md5 = parts.values().all(|part| part.id.trim_matches('"') == part.md5);
-        for (number, part) in there.into_iter().filter(|_| by_md5) {
+        for (number, part) in there.into_iter().filter(|(number, _)| by_md5 && *number >= from) {
             let md5 = part.etag.trim_matches('"').to_ascii_lowercase();
             let is_md5 = md5.len() == 32 && md5.bytes().all(|byte| byte.is_ascii_hexdigit());
             if is_md5 && part.crc64.is_none() {
@@ -410,10 +325,6 @@ fn is_made_by(found: &ObjectHead, run: &str, size: u64) -> bool {
     found.size == size && found.run.as_deref() == Some(run)
 }
 
-async fn joined(task: tokio::task::JoinHandle<Result<()>>) -> Result<()> {
-    task.await.map_err(|error| Error::failed("writing the manifest panicked").with_source(error))?
-}
-
 /// What belongs to the object at `url`.
 ///
 /// # Errors
@@ -425,92 +336,6 @@ pub(crate) fn paths(url: &str, options: &ConversionOptions) -> Result<TargetPath
     TargetPaths::of_object(&location, endpoint, options.journal.as_deref(), options.force)
 }
 
-/// Refuses an object that the user did not ask to overwrite, unless a run has begun it.
-///
-/// # Errors
-/// As for [`ObjectPlace::check_free`].
-pub(crate) async fn check_free(url: &str, options: &ConversionOptions) -> Result<()> {
-    if std::fs::symlink_metadata(paths(url, options)?.journal).is_ok() {
-        return Ok(());
-    }
-    ObjectPlace::open(url, options, None).await?.check_free().await
-}
-
-/// Bytes of an object; `None` if there is none.
-///
-/// # Errors
-/// The store refuses, or cannot be asked.
-pub(crate) async fn size_of_object(url: &str, options: &ConversionOptions) -> Result<Option<u64>> {
-    let place = ObjectPlace::open(url, options, None).await?;
-    Ok(place.client.head(&place.location).await?.map(|found| found.size))
-}
-
-/// Removes an object, if it is there.
-///
-/// # Errors
-/// The store refuses, or cannot be asked.
-pub(crate) async fn remove_object(url: &str, options: &ConversionOptions) -> Result<()> {
-    let place = ObjectPlace::open(url, options, None).await?;
-    match place.store.objects.delete(&place.location.path()?).await {
-        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-        Err(error) => Err(object_error(&place.location, Act::Delete, error)),
-    }
-}
-
-/// Makes a small object, whole or not at all.
-///
-/// # Errors
-/// The store refuses, or cannot be asked.
-pub(crate) async fn put_object(url: &str, bytes: &[u8], options: &ConversionOptions) -> Result<()> {
-    let place = ObjectPlace::open(url, options, None).await?;
-    let bytes = Bytes::copy_from_slice(bytes);
-    let put = place.store.objects.put(&place.location.path()?, bytes.into()).await;
-    put.map(drop).map_err(|error| object_error(&place.location, Act::Write, error))
-}
-
-/// Bytes that the image of a disk of `size` bytes has at most, whatever the format: tables, and what
-/// cannot be compressed.
-pub(crate) fn worst_len(size: u64) -> u64 {
-    size.saturating_add(size / 64).saturating_add(16 << 20)
-}
-
-/// How an output of at most `worst` bytes is cut.
-fn schedule(location: &ObjectLocation, options: &ConversionOptions, worst: Option<u64>) -> Result<Schedule> {
-    let limits = match location.scheme() {
-        Scheme::Azure => Limits::AZURE,
-        Scheme::Gcs | Scheme::S3 => Limits::S3,
-    };
-    match options.object.part_size {
-        Some(len) => Schedule::equal(limits, len),
-        None => Ok(Schedule::growing(limits, worst.unwrap_or(UNKNOWN_LEN))),
-    }
-}
-
-/// Collects what is written into pieces for a part each.
-struct Pieces {
-    sender: mpsc::Sender<Bytes>,
-    piece: Vec<u8>,
-}
-
-impl io::Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(PIECE_LEN - self.piece.len());
-        self.piece.extend_from_slice(&bytes[..taken]);
-        if self.piece.len() == PIECE_LEN {
-            self.flush()?;
-        }
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() {
-            return Ok(());
-        }
-        let piece = std::mem::take(&mut self.piece).into();
-        self.sender.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
 /// Metadata of an object that names the program.
 const TOOL_METADATA: &str = "vmferrytool";
 
@@ -518,8 +343,42 @@ const TOOL_METADATA: &str = "vmferrytool";
 const LOOKS: u32 = 30;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
-/// Bytes of an output whose length nothing tells.
-const UNKNOWN_LEN: u64 = 16 << 40;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Bytes of a part of a manifest.
-const PIECE_LEN: usize = 8 << 20;
+    const MD5: [&str; 3] = [
+        "0cc175b9c0f1b6a831c399e269772661",
+        "92eb5ffee6ae2fec3ad71c777531578f",
+        "4a8a08f09d37b73795649038408b5f33",
+    ];
+
+    fn stored(number: u32, md5: usize) -> StoredPart {
+        StoredPart { number, size: 8, etag: format!("\"{}\"", MD5[md5]), crc64: None, written: None }
+    }
+
+    fn recorded(part: u32, md5: usize) -> (u32, PartRecord) {
+        let md5 = MD5[md5].to_owned();
+        (part, PartRecord { part, len: 8, id: format!("\"{md5}\""), md5 })
+    }
+
+    #[test]
+    fn only_what_the_store_has_counts_and_what_it_has_more_is_known_by_its_md5() {
+        let mut parts: BTreeMap<_, _> = [recorded(1, 0), recorded(2, 1), recorded(3, 2)].into();
+        let there = There(Some(vec![stored(1, 0), stored(2, 2), stored(4, 1), stored(5, 2)]));
+        there.reconcile(&mut parts, 5);
+        // The second is another one, the third is missing, the fourth should have been recorded.
+        assert_eq!(parts, [recorded(1, 0), recorded(5, 2)].into());
+        There(None).reconcile(&mut parts, 1);
+        assert_eq!(parts.len(), 2, "who does not tell is believed");
+    }
+
+    #[test]
+    fn ids_with_checksums_are_not_taken_for_md5() {
+        let id = format!("<Part><ETag>\"{}\"</ETag><ChecksumCRC64NVME>x</ChecksumCRC64NVME></Part>", MD5[0]);
+        let part = PartRecord { part: 1, len: 8, id, md5: MD5[0].into() };
+        let mut parts: BTreeMap<_, _> = [(1, part.clone())].into();
+        There(Some(vec![stored(1, 0), stored(2, 1)])).reconcile(&mut parts, 2);
+        assert_eq!(parts, [(1, part)].into());
+    }
+}
