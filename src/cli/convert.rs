@@ -99,7 +99,7 @@ pub(super) async fn run(args: &ConvertArgs, output: &Output) -> Result<(), Failu
         Conversion::builder(plan.source, plan.target).spec(plan.spec).options(plan.options).build()?;
     #[cfg(feature = "cloud")]
     if args.dry_run {
-        let planned = async move { conversion.plan_upload().await };
+        let planned = Box::pin(async move { conversion.plan_upload().await });
         let plan = signals::supervise(planned, Stop::AtOnce, &output).await?;
         let plan = plan.ok_or_else(|| {
             Error::usage("--dry-run is for uploads, and the output is no object")

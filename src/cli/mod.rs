@@ -143,7 +143,7 @@ pub(crate) fn cannot_start(cli: &Cli, error: io::Error) -> ExitCode {
 /// Runs the command and tells how it ended.
 pub(crate) async fn run(cli: Cli) -> ExitCode {
     let output = Output::new(&cli.global);
-    match execute(cli, &output).await {
+    match Box::pin(execute(cli, &output)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => output.failure(&failure),
     }

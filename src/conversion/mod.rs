@@ -327,7 +327,7 @@ impl Conversion {
         if fs::symlink_metadata(&job.paths.journal).is_err() {
             job.paths.check_free()?;
         }
-        self.finish(job, format, started).await
+        Box::pin(self.finish(job, format, started)).await
     }
 
     #[cfg(not(feature = "cloud"))]
@@ -356,7 +356,7 @@ impl Conversion {
             self.means().unless_cancelled(place.check_free()).await?;
         }
         job.object = Some(place);
-        self.finish(job, format, started).await
+        Box::pin(self.finish(job, format, started)).await
     }
 
     /// The job of writing the one disk into `paths`, and the format of its source.
@@ -410,7 +410,7 @@ impl Conversion {
         started: Instant,
     ) -> Result<ConversionReport> {
         let output = job.paths.output.display().to_string();
-        let Done { disks, closed, moved, resumed_from, manifest, warnings } = job.run().await?;
+        let Done { disks, closed, moved, resumed_from, manifest, warnings } = Box::pin(job.run()).await?;
         let end = disks.first().ok_or_else(|| Error::failed("a run ended without its disk"))?;
         let report = self.report(output, source_format, end, moved, started);
         let file_sha256 = closed.file_sha256.as_ref().and_then(|hash| hash.parse().ok());

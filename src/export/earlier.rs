@@ -316,7 +316,6 @@ impl Export {
             progress: progress.clone(),
             cancel: self.cancel.clone(),
             source: conversion.reading_back(),
-            ..ReadOptions::default()
         };
         (self.listener)(ExportEvent::Begun { number, count, name: volume.name.clone(), progress });
         let verified = image::verify(location, None, &options).await;

@@ -88,7 +88,7 @@ impl Pack {
             listener: Some(Arc::new(tell)),
             warnings: Vec::new(),
         };
-        let Done { disks, closed, moved, resumed_from, manifest, warnings } = job.run().await?;
+        let Done { disks, closed, moved, resumed_from, manifest, warnings } = Box::pin(job.run()).await?;
         let packed = disks.iter().zip(formats).enumerate();
         let packed = packed.map(|(index, (end, source_format))| {
             Ok(PackedDisk { source_format, offset: Some(end.start), ..self.packed(index, end)? })

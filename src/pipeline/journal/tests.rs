@@ -350,7 +350,7 @@ fn parts_of_an_object_count_by_themselves() {
     let parts: Vec<(u32, &str)> = summary.parts.iter().map(|(part, record)| (*part, &*record.md5)).collect();
     assert_eq!(parts, [(2, "b"), (3, "c")], "the last of its number, of the last upload");
     assert_eq!(summary.checkpoint.as_ref().map(|point| &point.pins), Some(&pins));
-    assert_eq!(summary.valid_len as usize, lines[..9].concat().len());
+    assert_eq!(summary.valid_len, lines[..9].concat().len() as u64);
     assert_eq!(summary.header.object.as_ref().unwrap().run, "r1");
     // The journal of a file has none.
     let file = [header(), part(1, "a")].map(|record| record.to_line().unwrap()).concat();

@@ -16,7 +16,8 @@ mod record;
 mod schedule;
 #[cfg(feature = "cloud")]
 mod sink;
-#[cfg(all(test, feature = "cloud"))]
+#[cfg(test)]
+#[cfg(feature = "cloud")]
 mod tests;
 #[cfg(feature = "cloud")]
 mod upload;

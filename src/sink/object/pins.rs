@@ -166,7 +166,8 @@ fn open(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(path).map_err(|error| Error::io("open", path, error))?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let synced = File::open(directory).and_then(|opened| opened.sync_all());
     synced.map_err(|error| Error::io("sync the directory", directory, error))?;
     Ok(file)

@@ -73,7 +73,7 @@ impl Schedule {
     /// The store takes no parts of that length, or it is no multiple of 512.
     pub(crate) fn equal(limits: Limits, len: u64) -> Result<Self> {
         let Limits { shortest, longest, .. } = limits;
-        if len % GRANULE != 0 || len < shortest || len > longest {
+        if !len.is_multiple_of(GRANULE) || len < shortest || len > longest {
             return Err(Error::usage(format!("parts of {len} bytes are not possible")).with_hint(format!(
                 "--part-size takes a multiple of {GRANULE} from {shortest} to {longest}"
             )));
@@ -93,7 +93,7 @@ impl Schedule {
             && longest.contains(&self.longest)
             && self.step <= LONGEST
             && self.first <= self.longest
-            && [self.first, self.step, self.longest].into_iter().all(|len| len % GRANULE == 0)
+            && [self.first, self.step, self.longest].into_iter().all(|len| len.is_multiple_of(GRANULE))
             && (1..=MAX_PARTS).contains(&self.parts)
     }
 
@@ -187,7 +187,7 @@ mod tests {
             let (mut start, mut before) = (0, 0);
             for number in 1..=schedule.parts {
                 let len = schedule.len(number);
-                prop_assert!(len >= before && len % 512 == 0, "part {} has {} bytes", number, len);
+                prop_assert!(len >= before && len.is_multiple_of(512), "part {} has {} bytes", number, len);
                 prop_assert!((5 << 20..=limits.longest).contains(&len));
                 prop_assert_eq!(schedule.start(number), start);
                 (start, before) = (start + len, len);

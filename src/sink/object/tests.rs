@@ -1,7 +1,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
-    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex},
 };
@@ -284,7 +283,7 @@ fn an_output_that_is_cut_off_goes_on_where_its_last_record_stands() {
         let directory = tempfile::tempdir().unwrap();
         let journal = directory.path().join("journal");
         let store = Arc::clone(&parts);
-        let sent_below = blocking(move || cut_off_and_go_on(seed, &store, &acts, journal));
+        let sent_below = blocking(move || cut_off_and_go_on(seed, &store, &acts, &journal));
         assert_eq!(parts.object(), out, "seed {seed}");
         let order = parts.state.lock().unwrap().order.clone();
         for number in sent_below {
@@ -296,8 +295,8 @@ fn an_output_that_is_cut_off_goes_on_where_its_last_record_stands() {
 
 /// Ends a run somewhere, takes it up at its last record, and ends it. Gives the parts that must have
 /// been sent once.
-fn cut_off_and_go_on(seed: u64, store: &Arc<Parts>, acts: &[Act], journal: PathBuf) -> Vec<u32> {
-    let mut sink = ObjectSink::new(target(store), schedule(), PinsFile::beside(&journal));
+fn cut_off_and_go_on(seed: u64, store: &Arc<Parts>, acts: &[Act], journal: &std::path::Path) -> Vec<u32> {
+    let mut sink = ObjectSink::new(target(store), schedule(), PinsFile::beside(journal));
     let sync = sink.data_sync().unwrap();
     let settled: Vec<usize> =
         acts.iter().enumerate().filter(|(_, act)| matches!(act, Act::Settle)).map(|(at, _)| at).collect();
@@ -315,13 +314,13 @@ fn cut_off_and_go_on(seed: u64, store: &Arc<Parts>, acts: &[Act], journal: PathB
     }
     // What was on its way may arrive or not; the journal may hear of it or not.
     if seed.is_multiple_of(2) {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
         known.extend(sync.acknowledged().into_iter().map(|part| (part.part, part)));
     }
     drop((sink, sync));
     let Some((index, out, pins)) = record else {
         // Nothing to go on with.
-        let mut sink = ObjectSink::new(target(store), schedule(), PinsFile::beside(&journal));
+        let mut sink = ObjectSink::new(target(store), schedule(), PinsFile::beside(journal));
         finish(&mut sink, acts);
         return Vec::new();
     };
@@ -331,7 +330,7 @@ fn cut_off_and_go_on(seed: u64, store: &Arc<Parts>, acts: &[Act], journal: PathB
     let below = below.collect();
     let earlier = Earlier { parts: known, pins };
     let mut sink =
-        ObjectSink::restore(target(store), schedule(), PinsFile::beside(&journal), out, earlier).unwrap();
+        ObjectSink::restore(target(store), schedule(), PinsFile::beside(journal), out, earlier).unwrap();
     let mut position = 0;
     for act in &acts[..=index] {
         match act {
@@ -342,7 +341,7 @@ fn cut_off_and_go_on(seed: u64, store: &Arc<Parts>, acts: &[Act], journal: PathB
                 position += len;
             }
             Act::Fill(slot, at, bytes) => {
-                sink.restore_fill(Slot(*slot), *at, &Bytes::from(bytes.clone())).unwrap()
+                sink.restore_fill(Slot(*slot), *at, &Bytes::from(bytes.clone())).unwrap();
             }
             Act::Settle => {}
         }

@@ -170,14 +170,12 @@ impl Bucket {
     }
 
     /// Fetches an object, by an independent client.
-    #[expect(dead_code, reason = "for the tests that write")]
     #[track_caller]
     pub(crate) fn get(&self, key: &str, file: &Path) {
         self.client(["get", key, file.to_str().unwrap()]);
     }
 
     /// `size`, `metadata` and `etag` of an object; null if there is none.
-    #[expect(dead_code, reason = "for the tests that write")]
     #[track_caller]
     pub(crate) fn head(&self, key: &str) -> serde_json::Value {
         self.client(["head", key])
