@@ -130,7 +130,7 @@ fn a_job_that_cannot_be_done_is_refused_before_anything_is_asked() {
         (json!({"vcenter": {"server": "v", "password": "hush"}}), 5, "vcenter cannot be honoured"),
         (json!({"options": {"enable_pipeline": true}}), 5, "options.enable_pipeline cannot be honoured"),
         (json!({"options": {"encrypt": {"recipient": "r"}}}), 5, "options.encrypt is not in this version"),
-        (json!({"output_dir": "s3://bucket/x", "format": "qcow2"}), 5, "cannot write to s3://"),
+        (json!({"output_dir": "ftp://bucket/x", "format": "qcow2"}), 2, "cannot write to the URL ftp://"),
         (json!({"options": {"ttl": "soon"}}), 2, "--ttl"),
     ] {
         let mut job = base.clone();
