@@ -28,7 +28,10 @@ pub use self::{
 #[cfg(feature = "cloud")]
 pub use self::{object::UploadPlan, options::ObjectOptions};
 pub(crate) use self::{
-    place::{check_output_free, paths_of, refuse_parts, refuse_sources, remove_output, size_of_output, write_beside},
+    place::{
+        check_output_free, paths_of, refuse_parts, refuse_sources, remove_output, size_of_output,
+        write_beside,
+    },
     report::tree_digest,
 };
 use crate::{

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     conversion::{
-        ConversionOptions, ResumePolicy, check_output_free, is_object_url, job::JobDisk, paths_of, refuse_parts,
-        refuse_sources, remove_output, size_of_output,
+        ConversionOptions, ResumePolicy, check_output_free, is_object_url, job::JobDisk, paths_of,
+        refuse_parts, refuse_sources, remove_output, size_of_output,
     },
     error::{Error, FormatContext as _, Result},
     pipeline::{
