@@ -104,6 +104,14 @@ impl Vms {
                         unfit("its guest has failed", "'vmferry vm status' tells more")
                             .with_source(Error::failed(text))
                     }
+                    text if text.contains("page not found") => Error::new(
+                        ErrorKind::Cluster,
+                        "the cluster does not serve virtualmachineinstances/console",
+                    )
+                    .with_hint(
+                        "is virt-api running? 'kubectl get apiservices v1.subresources.kubevirt.io' tells",
+                    )
+                    .with_source(error),
                     _ => error,
                 })
             }
