@@ -224,7 +224,8 @@ impl Networks {
         };
         self.change(found, "attach a network to", acting.dry_run, |described, is_repeated| {
             match described.interface(&name) {
-                Some(_) if is_repeated => Ok(false),
+                // It is ours, of a request whose answer got lost.
+                Some(_) if is_repeated && described.network(&name) == request.network => Ok(false),
                 Some(_) => Err(taken()),
                 None => {
                     described.add(&name, request);

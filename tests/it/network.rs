@@ -163,6 +163,13 @@ fn what_cannot_leave_a_guest_that_runs_waits_for_a_restart() {
         let vm = cluster.vm("web").unwrap();
         vm["status"]["conditions"].as_array().unwrap().iter().any(|found| found["type"] == "RestartRequired")
     });
+    // While a restart is due, the cluster passes nothing on.
+    let told = cluster.run("network attach demo/web lan --name later").expect(0);
+    assert_eq!(
+        text(&told),
+        "network later of VM demo/web will be attached with its next restart: 'vmferry vm restart demo/web'\n"
+    );
+    cluster.run("network detach demo/web later").expect(0);
     cluster.run("vm restart demo/web").expect(0);
     assert_eq!(guest(), json!([]));
     cluster.run("network attach demo/web lan --binding sriov").expect(0);

@@ -114,7 +114,8 @@ impl Description {
         }
     }
 
-    fn network(&self, name: &str) -> &str {
+    /// The network that an interface is in: `pod`, or a definition; empty if there is none.
+    pub(super) fn network(&self, name: &str) -> &str {
         let Some(found) = self.networks.iter().find(|network| is_named(network, name)) else { return "" };
         let is_pod = found.get("pod").is_some();
         let multus = found.pointer("/multus/networkName").and_then(Value::as_str);

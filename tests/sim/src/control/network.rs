@@ -36,8 +36,12 @@ fn named<'a>(mut all: impl Iterator<Item = &'a Value>, name: &Value) -> Option<&
 }
 
 /// What can change while the guest runs reaches its instance; anything else waits for a restart, which is told from
-/// 1.2 on.
+/// 1.2 on. While one is due, nothing more is passed on.
 fn pass_on(config: &Config, state: &mut State, key: &Key, vm: &Value, instance: &Value) {
+    let uid = Some(store::uid(instance));
+    if vm::memo(state, &Key::new(VMS, &key.namespace, &key.name)).must_restart.as_deref() == uid {
+        return;
+    }
     let (wanted, has) = (&vm["spec"]["template"]["spec"], &instance["spec"]);
     let mut after = has.clone();
     let mut must_restart = interfaces(has).any(|old| {
@@ -97,7 +101,7 @@ fn plug(world: &World, state: &mut State, key: &Key) {
     let memo = vm::memo(state, &Key::new(VMS, &key.namespace, &key.name));
     let has_moved = memo.must_leave.as_ref().is_some_and(|left| *left != node);
     let before = instance["status"]["interfaces"].as_array().cloned().unwrap_or_default();
-    let wanted = vm::interfaces(&instance, "10.9.0.9");
+    let wanted = of_guest(&instance, "10.9.0.9");
     let (mut after, mut is_waiting) = (Vec::new(), false);
     for mut interface in wanted {
         match named(before.iter(), &interface["name"]) {
@@ -144,4 +148,22 @@ fn plug(world: &World, state: &mut State, key: &Key) {
         });
         world.create(state, "kubevirt.io", "virtualmachineinstancemigrations", migration);
     }
+}
+
+/// What a guest has of the interfaces of its description.
+pub(super) fn of_guest(instance: &Value, address: &str) -> Vec<Value> {
+    let described = instance["spec"]["domain"]["devices"]["interfaces"].as_array().into_iter().flatten();
+    described
+        .enumerate()
+        .filter(|(_, interface)| interface["state"] != "absent")
+        .map(|(i, interface)| {
+            let link = if interface["state"] == "down" { "down" } else { "up" };
+            let mac = format!("02:00:00:00:00:{i:02x}");
+            json!({
+                "name": interface["name"], "mac": interface["macAddress"].as_str().unwrap_or(&mac),
+                "ipAddress": address, "ipAddresses": [address], "infoSource": "domain, guest-agent",
+                "linkState": link, "podInterfaceName": format!("eth{i}"), "queueCount": 1,
+            })
+        })
+        .collect()
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::network;
 use crate::{
     clock,
     store::{self, Key},
@@ -278,7 +279,7 @@ fn run(state: &mut State, vm: &Key, key: &Key, instance: &Value) {
     let address = format!("10.0.{}.{}", store::uid(instance).len() % 256, 2 + key.name.len() % 250);
     let volumes = volume_statuses(state, key, instance);
     state.store.update(key, |instance| {
-        let interfaces = interfaces(instance, &address);
+        let interfaces = network::of_guest(instance, &address);
         let status = &mut instance["status"];
         status["phase"] = next.into();
         status["nodeName"] = "node-1".into();
@@ -401,25 +402,6 @@ fn volume_statuses(state: &State, key: &Key, instance: &Value) -> Vec<Value> {
                 });
             }
             status
-        })
-        .collect()
-}
-
-/// The interfaces of the description with addresses.
-/// What a guest has of the interfaces of its description.
-pub(super) fn interfaces(instance: &Value, address: &str) -> Vec<Value> {
-    let described = instance["spec"]["domain"]["devices"]["interfaces"].as_array().into_iter().flatten();
-    described
-        .enumerate()
-        .filter(|(_, interface)| interface["state"] != "absent")
-        .map(|(i, interface)| {
-            let link = if interface["state"] == "down" { "down" } else { "up" };
-            let mac = format!("02:00:00:00:00:{i:02x}");
-            json!({
-                "name": interface["name"], "mac": interface["macAddress"].as_str().unwrap_or(&mac),
-                "ipAddress": address, "ipAddresses": [address], "infoSource": "domain, guest-agent",
-                "linkState": link, "podInterfaceName": format!("eth{i}"), "queueCount": 1,
-            })
         })
         .collect()
 }
