@@ -180,6 +180,7 @@ impl<'a> Line<'a> {
         self.values.push((arg.get_id().as_str(), value.to_owned()));
     }
 
+    #[cfg(feature = "kubevirt")]
     fn value(&self, id: &str) -> Option<&str> {
         self.values.iter().rev().find(|(found, _)| *found == id).map(|(_, value)| value.as_str())
     }

@@ -17,8 +17,10 @@ use std::{
 use clap::{Arg, ArgMatches, Command, error::ContextKind, parser::ValueSource};
 use vmferry::Error;
 
+#[cfg(feature = "kubevirt")]
+pub(super) use self::keys::nearest;
 use self::keys::{KEYS, Key};
-pub(super) use self::{keys::nearest, show::ConfigArgs, show::run};
+pub(super) use self::show::{ConfigArgs, run};
 
 /// What is set, and by whom.
 #[derive(Clone, Debug, Default)]

@@ -62,6 +62,7 @@ mod writing;
 use std::{
     ffi::OsString,
     io::{self, IsTerminal as _},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -80,7 +81,7 @@ use self::{
 /// Parses the command line, with what is set elsewhere as its defaults. On `--help`, `--version` and
 /// mistakes it prints what there is to say and returns the exit code.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
-    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
     if let Some(asked) = CompleteArgs::of(&arguments) {
         return understood(plugin::command(), ["vmferry", "completion", "bash"]).map(|(cli, _)| {
             // Whatever is wrong with the settings, nobody is there to be told.
@@ -88,8 +89,10 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
         });
     }
     let Ok(first) = first_look(&arguments) else {
-        // Whatever that was, it is told with the true definition.
-        return understood(plugin::command(), &arguments).map(|(cli, _)| cli);
+        // A mistake, or a question for help, which has the defaults that count.
+        let settings = Settings::load(named_config(&arguments).as_deref(), &Cli::command());
+        let command = settings.unwrap_or_default().apply(plugin::command());
+        return understood(command, &arguments).map(|(cli, _)| cli);
     };
     let global = GlobalArgs::from_arg_matches(&first).map_err(|error| output::clap_message(&error))?;
     let failed = |error: Error| Output::new(&global).failure(&error.into());
@@ -97,13 +100,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
     if needs_settings(&first) {
         settings = Settings::load(global.config.as_deref(), &Cli::command()).map_err(failed)?;
     }
-    let mut notes = Vec::new();
-    #[cfg(feature = "kubevirt")]
-    if let Some(job) = job::of(&first).map_err(failed)? {
-        notes = job.notes;
-        let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
-        arguments.splice(end..end, job.arguments);
-    }
+    let (arguments, notes) = with_job(arguments, &first).map_err(failed)?;
     let (mut cli, matches) = understood(settings.apply(plugin::command()), &arguments)?;
     settings.overridden(&matches);
     (cli.global.settings, cli.global.notes) = (settings, notes);
@@ -116,6 +113,29 @@ fn first_look(arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
     #[cfg(feature = "kubevirt")]
     let command = command.mut_subcommand("export", job::may_say_it);
     command.try_get_matches_from(arguments)
+}
+
+/// What `--config` names on a line that is no command.
+fn named_config(arguments: &[OsString]) -> Option<PathBuf> {
+    let at = arguments.iter().position(|argument| argument.as_encoded_bytes().starts_with(b"--config"))?;
+    match arguments[at].to_str()?.strip_prefix("--config")? {
+        "" => arguments.get(at + 1).map(PathBuf::from),
+        value => value.strip_prefix('=').map(PathBuf::from),
+    }
+}
+
+/// The command line with what its job says, and what the user should know of it.
+#[cfg(feature = "kubevirt")]
+fn with_job(mut arguments: Vec<OsString>, first: &ArgMatches) -> Result<(Vec<OsString>, Vec<String>), Error> {
+    let job = job::of(first)?.unwrap_or_default();
+    let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
+    arguments.splice(end..end, job.arguments);
+    Ok((arguments, job.notes))
+}
+
+#[cfg(not(feature = "kubevirt"))]
+fn with_job(arguments: Vec<OsString>, _: &ArgMatches) -> Result<(Vec<OsString>, Vec<String>), Error> {
+    Ok((arguments, Vec::new()))
 }
 
 fn understood<A: Into<OsString> + Clone>(

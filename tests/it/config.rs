@@ -67,6 +67,8 @@ fn settings_count_for_commands_unless_a_flag_says_otherwise() {
     let place = scratch();
     let disk = place.path().join("disk.img");
     make_disk(&disk, 1, 1 << 20);
+    let other = place.path().join("other.yaml");
+    fs::write(&other, "memory: 32MiB\n").unwrap();
     let line = format!("digest {}", disk.display());
     let as_set = finished(&mut with(place.path(), "output_format: json\n", &line)).expect(0);
     assert!(as_set.json()["digest"].is_object());
@@ -77,6 +79,17 @@ fn settings_count_for_commands_unless_a_flag_says_otherwise() {
         finished(with(place.path(), "output_format: json\n", &line).env("VMFERRY_OUTPUT_FORMAT", "yaml"));
     let yaml = String::from_utf8(by_variable.expect(0).stdout).unwrap();
     assert!(yaml.contains("\ndigest:\n") && !yaml.starts_with('{'), "{yaml}");
+    // Help has the defaults that count, whatever stands in the file.
+    let help = |text: &str, line: &str| {
+        let help = finished(&mut with(place.path(), text, line)).expect(0);
+        String::from_utf8(help.stdout).unwrap()
+    };
+    for line in ["digest --help".to_owned(), format!("digest -h --config {}", other.display())] {
+        let memory = if line.contains("config") { "32MiB" } else { "96MiB" };
+        let help = help("memory: 96MiB\n", &line);
+        assert!(help.contains(&format!("[default: {memory}]")), "{line}: {help}");
+    }
+    assert!(help("memory: 5KB\n", "digest --help").contains("[default: 128MiB]"));
     // Too little memory is told by whoever needs it, which shows that the setting arrived.
     let short = finished(&mut with(place.path(), "memory: 1KiB\n", &line));
     assert_ne!(short.code, Some(0), "{}", short.stderr);
