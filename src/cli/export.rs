@@ -261,7 +261,10 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failur
     if args.dry_run {
         let (export, _listener) = listened(builder, &output);
         let plan = signals::supervise(async move { export.plan().await }, Stop::AtOnce, &output).await?;
-        return Ok(output.report(&DryRun::new(&plan, &args.output))?);
+        let told = DryRun::new(&plan, &args.output);
+        #[cfg(feature = "cloud")]
+        let told = told.with_uploads(&plan, &args.options().conversion)?;
+        return Ok(output.report(&told)?);
     }
     let report = carry_out(builder, &output).await?;
     Ok(output.report(&ExportSummary::from(&report))?)

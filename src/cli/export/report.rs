@@ -11,6 +11,11 @@ use vmferry::{
     kubevirt::{LeftOut, go_duration},
 };
 
+#[cfg(feature = "cloud")]
+use vmferry::{ConversionOptions, Error, UploadPlan, is_object_url};
+
+#[cfg(feature = "cloud")]
+use crate::cli::upload::UploadSummary;
 use crate::cli::{
     output::{Report, field},
     units::{Bytes, Elapsed, seconds},
@@ -119,6 +124,9 @@ pub(super) struct DryRun<'a> {
     left_out: Vec<Left<'a>>,
     space_needed: u64,
     space_free: Option<u64>,
+    #[cfg(feature = "cloud")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    uploads: Vec<UploadSummary>,
 }
 
 #[derive(Serialize)]
@@ -149,7 +157,32 @@ impl<'a> DryRun<'a> {
             left_out: left(&plan.left_out),
             space_needed: plan.space_needed,
             space_free: plan.space_free,
+            #[cfg(feature = "cloud")]
+            uploads: Vec::new(),
         }
+    }
+
+    /// The same with what the uploads take; an archive holds all volumes.
+    #[cfg(feature = "cloud")]
+    pub(super) fn with_uploads(
+        mut self,
+        plan: &ExportPlan,
+        options: &ConversionOptions,
+    ) -> Result<Self, Error> {
+        let mut outputs: Vec<(String, Option<u64>)> = Vec::new();
+        for volume in &plan.volumes {
+            let Some(url) = volume.output.as_ref().and_then(|output| output.to_str()) else { continue };
+            match outputs.last_mut() {
+                _ if !is_object_url(url) => {}
+                Some((last, size)) if last == url => {
+                    *size = size.zip(volume.size).map(|(all, more)| all.saturating_add(more));
+                }
+                _ => outputs.push((url.to_owned(), volume.size)),
+            }
+        }
+        let plans = outputs.into_iter().map(|(url, size)| UploadPlan::new(&url, size, options));
+        self.uploads = plans.map(|plan| plan.map(UploadSummary::from)).collect::<Result<_, Error>>()?;
+        Ok(self)
     }
 }
 
@@ -178,6 +211,9 @@ impl Report for DryRun<'_> {
         }
         field(out, "Reach", self.reach.join(", then "))?;
         let free = self.space_free.map_or_else(String::new, |free| format!(", {} free", Bytes(free)));
-        field(out, "Space", format_args!("at most {} needed{free}", Bytes(self.space_needed)))
+        field(out, "Space", format_args!("at most {} needed{free}", Bytes(self.space_needed)))?;
+        #[cfg(feature = "cloud")]
+        self.uploads.iter().try_for_each(|upload| upload.text(out))?;
+        Ok(())
     }
 }

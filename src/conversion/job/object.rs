@@ -45,7 +45,15 @@ impl Job<'_> {
                     Some(there) => {
                         let out = summary.checkpoint.as_ref().map_or(0, |point| point.out);
                         let from = self.object_header()?.schedule.part_at(out);
+                        let recorded = summary.parts.len();
                         there.reconcile(&mut summary.parts, from);
+                        let pins = summary.checkpoint.iter().flat_map(|point| &point.pins);
+                        let pinned: Vec<u32> = pins.map(|pin| pin.part).collect();
+                        let is_there = |part: &u32| summary.parts.contains_key(part) || pinned.contains(part);
+                        // Some stores answer with an empty list where there is no upload.
+                        if recorded > 0 && !(1..from).all(|part| is_there(&part)) {
+                            return self.begin_anew(journal, *summary).await;
+                        }
                         let begin = self.take_up(journal, *summary)?;
                         Ok(Start::Run(Box::new(begin)))
                     }
@@ -56,11 +64,17 @@ impl Job<'_> {
     }
 
     /// The upload of the earlier run is gone: somebody or the bucket's own rules gave it up.
-    async fn begin_anew(&mut self, journal: Journal, summary: Summary) -> Result<Start> {
+    async fn begin_anew(&mut self, journal: Journal, mut summary: Summary) -> Result<Start> {
         let output = self.paths.output.display();
         self.warnings.push(format!(
-            "the interrupted upload to {output} is gone: somebody gave it up, or a rule of the bucket did; this run began anew"
+            "the interrupted upload to {output} is gone, or parts of it: somebody gave it up, or a rule of the bucket did; this run began anew"
         ));
+        if let (Some(header), Some(upload)) = (&summary.header.object, summary.upload.take()) {
+            // What is gone cannot be given up, and stores differ in how they say so.
+            if let Err(error) = self.place()?.abort(header, &upload).await {
+                tracing::debug!("{error}");
+            }
+        }
         self.begin_object(journal, Some(summary)).await
     }
 

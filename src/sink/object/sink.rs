@@ -138,6 +138,7 @@ impl ObjectSink {
                     ));
                 }
             } else {
+                state.complete(&mut part);
                 drop(state);
                 self.upload.dispatch(part)?;
             }
@@ -167,7 +168,8 @@ impl ObjectSink {
         loop {
             let mut state = self.upload.inner.lock();
             let Some(index) = state.pinned.iter().position(|part| part.open == 0) else { return Ok(()) };
-            let part = state.pinned.remove(index);
+            let mut part = state.pinned.remove(index);
+            state.complete(&mut part);
             drop(state);
             self.upload.dispatch(part)?;
         }
@@ -248,7 +250,8 @@ impl Sink for ObjectSink {
         // What was never filled in stays zero.
         let mut parts = std::mem::take(&mut state.pinned);
         parts.extend(state.filling.take());
-        state.ended = true;
+        parts.iter_mut().for_each(|part| state.complete(part));
+        (state.ended, state.finished) = (true, true);
         drop(state);
         parts.sort_by_key(|part| std::cmp::Reverse(part.number));
         parts.into_iter().try_for_each(|part| self.upload.dispatch(part))

@@ -431,3 +431,20 @@ fn layouts_that_fill_in_too_much_late_and_outputs_that_are_too_long_are_refused(
         assert!(error.hint().unwrap().contains("--part-size"), "{error}");
     });
 }
+
+#[test]
+fn no_record_rests_on_an_end_whose_last_part_is_short() {
+    let parts = Arc::new(Parts::default());
+    blocking(move || {
+        let directory = tempfile::tempdir().unwrap();
+        let mut sink = ObjectSink::new(target(&parts), schedule(), pins(&directory));
+        let sync = sink.data_sync().unwrap();
+        sink.append(&[Bytes::from(vec![1; 1500])]).unwrap();
+        sink.settle().unwrap();
+        let Durable::Until { out: 1500, pins } = sync.sync().unwrap() else { panic!("it was settled") };
+        assert_eq!(pins.len(), 1);
+        sink.finish().unwrap();
+        assert_eq!(sync.sync().unwrap(), Durable::Nothing);
+        assert_eq!(parts.object(), vec![1; 1500], "all of it is with the store all the same");
+    });
+}

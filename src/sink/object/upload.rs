@@ -72,6 +72,8 @@ pub(super) struct State {
     pub(super) settled: u64,
     /// Nothing more will be taken.
     pub(super) ended: bool,
+    /// The last part is complete, however short it is.
+    pub(super) finished: bool,
     /// The part that is being filled.
     pub(super) filling: Option<Part>,
     /// Parts that are full but for late bytes.
@@ -79,8 +81,10 @@ pub(super) struct State {
     pub(super) regions: Regions,
     /// Memory that all parts hold, in bytes.
     pub(super) held: u64,
-    /// Numbers of the parts that are on their way.
+    /// Numbers of the parts that are complete and not acknowledged.
     in_flight: BTreeSet<u32>,
+    /// How many of these are being sent.
+    sending: usize,
     /// Parts of earlier runs that the store has: kept if they are formed again as they were.
     earlier: BTreeMap<u32, PartRecord>,
     /// What the store has acknowledged since somebody asked.
@@ -105,14 +109,11 @@ impl Upload {
         Self { inner: Arc::new(inner), runtime: Handle::current(), tasks, pins: Mutex::new(pins) }
     }
 
-    /// Waits until a part may be sent, and sends it.
-    pub(super) fn dispatch(&self, mut part: Part) -> Result<()> {
-        let mut state = self.inner.wait(|state| state.in_flight.len() < MAX_UPLOADS)?;
-        if let Some(pin) = part.pin.take() {
-            state.regions.release(pin.region);
-        }
+    /// Waits until a part that [`State::complete`] was told of may be sent, and sends it.
+    pub(super) fn dispatch(&self, part: Part) -> Result<()> {
+        let mut state = self.inner.wait(|state| state.sending < MAX_UPLOADS)?;
         let (number, len, held) = (part.number, part.len, part.held);
-        state.in_flight.insert(number);
+        state.sending += 1;
         let earlier = state.earlier.remove(&number);
         drop(state);
         let (inner, pieces) = (Arc::clone(&self.inner), part.into_payload());
@@ -238,6 +239,7 @@ impl Inner {
     fn sent(&self, number: u32, held: u64, sent: Result<PartRecord>) {
         let mut state = self.lock();
         state.in_flight.remove(&number);
+        state.sending -= 1;
         state.held = state.held.saturating_sub(held);
         match sent {
             Ok(record) => state.acknowledged.push(record),
@@ -258,11 +260,13 @@ impl State {
             position,
             settled: position,
             ended: false,
+            finished: false,
             filling: None,
             pinned: Vec::new(),
             regions: Regions::default(),
             held: 0,
             in_flight: BTreeSet::new(),
+            sending: 0,
             earlier,
             acknowledged: Vec::new(),
             answered_md5: None,
@@ -273,6 +277,15 @@ impl State {
     /// A part of an earlier run, which is not looked for any more.
     pub(super) fn take_earlier(&mut self, number: u32) -> Option<PartRecord> {
         self.earlier.remove(&number)
+    }
+
+    /// From here on a part waits for the store's word. To be said under the lock under which it was taken
+    /// out of the state: a sync must find it in one place or the other.
+    pub(super) fn complete(&mut self, part: &mut Part) {
+        self.in_flight.insert(part.number);
+        if let Some(pin) = part.pin.take() {
+            self.regions.release(pin.region);
+        }
     }
 
     /// Whether `more` bytes of memory may be held now. What is on its way makes room; if nothing is,
@@ -286,8 +299,8 @@ impl DataSync for Upload {
     fn sync(&self) -> Result<Durable> {
         let mut state = self.inner.wait(|state| state.ended || state.settled == state.position)?;
         let on_their_way = state.in_flight.clone();
-        if state.settled != state.position {
-            // The end was written already: whatever stands before it may be gone from memory.
+        if state.finished || state.settled != state.position {
+            // The end was written already: the last part is sent, and what stood before it is gone from memory.
             drop(state);
             drop(self.inner.wait(|state| state.in_flight.is_disjoint(&on_their_way))?);
             return Ok(Durable::Nothing);

@@ -6,7 +6,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::mpsc,
     time::Duration,
 };
 
@@ -49,6 +48,20 @@ fn safe_parts(journal: &Path) -> Vec<u64> {
     }
     // All parts but the last are 8 MiB here.
     parts.keys().copied().filter(|part| part * (8 << 20) <= out && !pins.contains(part)).collect()
+}
+
+/// The same of the only journal below `home`.
+fn safe_in(home: &Path) -> Vec<u64> {
+    journal_in(home).map_or_else(Vec::new, |journal| safe_parts(&journal))
+}
+
+fn journal_in(home: &Path) -> Option<PathBuf> {
+    let name = left_in(home).into_iter().find(|name| name.ends_with(".journal"))?;
+    Some(home.join("state/vmferry").join(name))
+}
+
+fn wait(milliseconds: u64) {
+    std::thread::park_timeout(Duration::from_millis(milliseconds));
 }
 
 fn part_of(seen: &Seen) -> Option<u64> {
@@ -102,16 +115,18 @@ fn killed_uploads_end_in_the_object_of_an_undisturbed_run_and_send_nothing_safe_
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            let (_keep, timer) = mpsc::channel::<()>();
-            let _ = timer.recv_timeout(Duration::from_millis(30 + rng.below(900)));
+            // At some time, or once some parts are safe.
+            let (wanted, delay) = (usize::try_from(rng.below(4)).unwrap(), 30 + rng.below(900));
+            wait(if wanted == 0 { delay } else { 1 });
+            while safe_in(&home).len() < wanted && child.try_wait().unwrap().is_none() {
+                wait(1);
+            }
             child.kill().unwrap();
             if child.wait().unwrap().success() {
                 break;
             }
             killed += 1;
-            let state = home.join("state/vmferry");
-            let journal = left_in(&home).into_iter().find(|name| name.ends_with(".journal"));
-            let safe = journal.map_or_else(Vec::new, |name| safe_parts(&state.join(name)));
+            let safe = safe_in(&home);
             let sent = proxy.seen().len();
             // One more run, which may be killed as well; what is safe is safe in all of them.
             if rng.below(2) == 0 {
@@ -153,21 +168,29 @@ fn an_upload_that_somebody_gave_up_is_begun_anew() {
         let dir = scratch();
         let source = dir.path().join("source.raw");
         let disk = make_disk(&source, 52, (33 << 20) + 1);
-        // Broken from the third part on: the run fails and keeps its upload.
-        let proxy = Proxy::start(&bucket.address, |seen| match part_of(seen) {
-            Some(3..) => Fault::error(501, "NotImplemented"),
-            _ => Fault::None,
-        });
         let url = bucket.url("x/disk.raw");
         let mut args = ["convert", "-q", source.to_str().unwrap(), &url].map(str::to_owned).to_vec();
         args.extend(OFTEN.map(str::to_owned));
-        let failed = run_in(&bucket.through(&proxy.address), dir.path(), &args);
-        assert!(failed.code != Some(0) && failed.stderr.contains("is kept"), "{}", failed.stderr);
-        let journal = dir.path().join("state/vmferry").join(
-            left_in(dir.path()).into_iter().find(|name| name.ends_with(".journal")).expect("a journal"),
-        );
+        let proxy = Proxy::start(&bucket.address, |seen| {
+            wait(if part_of(seen).is_some() { 100 } else { 0 });
+            Fault::None
+        });
+        let mut child = bucket
+            .through(&proxy.address)
+            .vmferry(&args)
+            .env("XDG_STATE_HOME", dir.path().join("state"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while safe_in(dir.path()).is_empty() {
+            assert!(child.try_wait().unwrap().is_none(), "it was faster than the kill");
+            wait(1);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let journal = journal_in(dir.path()).unwrap();
         args.extend(["--journal", journal.to_str().unwrap()].map(str::to_owned));
-        bucket.run(["gc", &bucket.url("x/"), "--yes"]).expect(0);
+        bucket.run(["gc", &bucket.url("x/"), "--yes", "--all"]).expect(0);
         let done = run_in(&bucket, dir.path(), &args).expect(0);
         assert!(done.stderr.contains("began anew"), "{server:?}: {}", done.stderr);
         let file = dir.path().join("fetched");
