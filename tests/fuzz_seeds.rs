@@ -72,6 +72,12 @@ fn qcow2_writer() {
 }
 
 #[test]
+#[cfg(feature = "cloud")]
+fn store_answer() {
+    replay("store_answer");
+}
+
+#[test]
 fn vmdk_reader() {
     replay("vmdk_reader");
 }

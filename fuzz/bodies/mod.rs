@@ -8,8 +8,12 @@ mod archives;
 mod images;
 mod lines;
 mod ovf;
+#[cfg(feature = "cloud")]
+mod stores;
 mod streams;
 
+#[cfg(feature = "cloud")]
+pub use self::stores::store_answer;
 pub use self::{
     archives::ova_reader,
     images::{qcow2_reader, qcow2_writer, vmdk_reader, vmdk_stream, vmdk_writer},
@@ -22,7 +26,7 @@ pub use self::{
 pub type Body = fn(&[u8]);
 
 /// All targets by the name of their folder in `fuzz/seeds`.
-pub const TARGETS: [(&str, Body); 11] = [
+pub const TARGETS: &[(&str, Body)] = &[
     ("detect", detect),
     ("gzip_stream", gzip_stream),
     ("journal", journal),
@@ -31,6 +35,8 @@ pub const TARGETS: [(&str, Body); 11] = [
     ("ovf_parser", ovf_parser),
     ("qcow2_reader", qcow2_reader),
     ("qcow2_writer", qcow2_writer),
+    #[cfg(feature = "cloud")]
+    ("store_answer", store_answer),
     ("vmdk_reader", vmdk_reader),
     ("vmdk_stream", vmdk_stream),
     ("vmdk_writer", vmdk_writer),

@@ -37,6 +37,7 @@ fn main() {
     ova_reader();
     ovf_parser();
     qcow2_reader();
+    store_answer();
     vmdk_reader();
     writers();
     println!("{} bytes in {}", total(&seeds()), seeds().display());
@@ -270,6 +271,35 @@ fn container_journal() {
     ];
     let lines: Vec<u8> = records.iter().flat_map(|record| record.to_line().expect("a record")).collect();
     put("journal", "container", &lines);
+}
+
+fn store_answer() {
+    for (name, text) in [
+        (
+            "parts",
+            "<?xml version=\"1.0\"?><ListPartsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Bucket>b</Bucket>\
+             <IsTruncated>true</IsTruncated><NextPartNumberMarker>2</NextPartNumberMarker><Part><PartNumber>1</PartNumber>\
+             <LastModified>2026-01-02T03:04:05.000Z</LastModified><ETag>&quot;a&#98;&quot;</ETag><Size>5</Size></Part>\
+             <Part><PartNumber>2</PartNumber><ETag><![CDATA[\"c\"]]></ETag><Size>7</Size></Part></ListPartsResult>",
+        ),
+        (
+            "uploads",
+            "<ListMultipartUploadsResult><Upload><Key>a&amp;b</Key><UploadId>1</UploadId><Owner><ID>x</ID></Owner></Upload>\
+             <IsTruncated>false</IsTruncated></ListMultipartUploadsResult>",
+        ),
+        ("doctype", "<!DOCTYPE a [<!ENTITY x \"y\">]><a><Part><b>&x;</b></Part></a>"),
+        (
+            "refusal",
+            "<Error><Code>PermanentRedirect</Code><Message>go\nthere</Message><Region>eu-west-1</Region></Error>",
+        ),
+        ("marker", "{\"version\":1,\"run\":\"r1\",\"uploads\":[{\"key\":\"vms/db.qcow2\",\"id\":\"u\"}]}"),
+        (
+            "marker-elsewhere",
+            "{\"version\":1,\"run\":\"r1\",\"uploads\":[{\"key\":\"other/x\",\"id\":\"u\"}]}",
+        ),
+    ] {
+        put("store_answer", name, text.as_bytes());
+    }
 }
 
 fn manifest() {

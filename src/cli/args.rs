@@ -346,7 +346,7 @@ impl ResourceArgs {
 /// What every command that looks at an image takes.
 #[derive(Args, Debug)]
 pub(crate) struct ReadArgs {
-    /// Path or http(s) URL; - reads standard input
+    /// Path, http(s) URL, or object: s3://, gs://, az://; - reads standard input
     #[arg(value_name = "IMAGE")]
     pub(crate) image: String,
     #[command(flatten)]

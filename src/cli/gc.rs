@@ -41,6 +41,7 @@ pub(crate) struct GcArgs {
     /// Bucket, or a prefix in one, to look in instead of the cluster: s3://, gs:// or az://
     #[cfg(feature = "cloud")]
     #[arg(value_name = "URL")]
+    #[cfg_attr(feature = "kubevirt", arg(conflicts_with_all = ["all_namespaces", "context", "kubeconfig", "namespace"]))]
     url: Option<String>,
 
     /// Look in all namespaces

@@ -1,6 +1,15 @@
 //! Where the objects of a bucket are, and the signature that each request needs.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use object_store::{
@@ -164,12 +173,14 @@ fn bad_credential() -> Error {
 /// machine's identity is asked for.
 pub(super) struct Bounded<T> {
     inner: Arc<dyn CredentialProvider<Credential = T>>,
+    /// There have been credentials: what goes wrong now may pass.
+    answered: AtomicBool,
 }
 
 impl<T> Bounded<T> {
     /// `inner`, for a while.
     pub(super) fn new(inner: Arc<dyn CredentialProvider<Credential = T>>) -> Self {
-        Self { inner }
+        Self { inner, answered: AtomicBool::new(false) }
     }
 }
 
@@ -191,15 +202,19 @@ impl<T: Send + Sync + fmt::Debug + 'static> CredentialProvider for Bounded<T> {
         Self: 'async_trait,
     {
         Box::pin(async move {
-            let error = match tokio::time::timeout(CREDENTIALS_FOR, self.inner.get_credential()).await {
-                Ok(Ok(credential)) => return Ok(credential),
+            let what = match tokio::time::timeout(CREDENTIALS_FOR, self.inner.get_credential()).await {
+                Ok(Ok(credential)) => {
+                    self.answered.store(true, Relaxed);
+                    return Ok(credential);
+                }
                 // Its text may show an answer with a token in it.
                 Ok(Err(_)) => {
                     "cannot get credentials: where they should come from refuses or does not answer"
                 }
                 Err(_) => "cannot get credentials: where they should come from does not answer",
             };
-            let error = Error::new(ErrorKind::Failed, error).with_hint(
+            let kind = if self.answered.load(Relaxed) { ErrorKind::Network } else { ErrorKind::Failed };
+            let error = Error::new(kind, what).with_hint(
                 "put keys into the environment, name a --store-profile, or say --store-anonymous for what anybody may \
                  read; the guide to object storage lists the ways",
             );
@@ -229,6 +244,8 @@ const CREDENTIALS_FOR: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+
     use object_store::{StaticCredentialProvider, aws::AwsCredential};
 
     use super::*;
@@ -273,5 +290,47 @@ mod tests {
         );
         let (signed, _) = sign(access(Some("broken\n"))).await;
         assert!(!signed.unwrap_err().to_string().contains("broken"));
+    }
+
+    /// Credentials that are refused, come, do not come, and are refused: in this order.
+    #[derive(Debug)]
+    struct Moody(AtomicU32);
+
+    impl CredentialProvider for Moody {
+        type Credential = u32;
+
+        fn get_credential<'life0, 'async_trait>(
+            &'life0 self,
+        ) -> Pin<Box<dyn Future<Output = object_store::Result<Arc<u32>>> + Send + 'async_trait>>
+        where
+            'life0: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(async {
+                match self.0.fetch_add(1, Relaxed) {
+                    1 => Ok(Arc::new(7)),
+                    2 => std::future::pending().await,
+                    _ => Err(object_store::Error::Generic { store: "x", source: "t0ken".into() }),
+                }
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_are_not_waited_for_for_ever() {
+        let location = ObjectLocation::parse("s3://bucket/key").unwrap().unwrap();
+        let bounded = Bounded::new(Arc::new(Moody(AtomicU32::new(0))));
+        let ask = async || {
+            bounded.get_credential().await.map_err(|error| object_error(&location, Act::Read, error))
+        };
+        let error = ask().await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Failed && error.hint().unwrap().contains("--store-anonymous"));
+        assert_eq!(*ask().await.unwrap(), 7);
+        // There were some: another try may help.
+        for _ in 0..2 {
+            let error = ask().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Network);
+            assert!(!format!("{error:?}").contains("t0ken"), "{error:?}");
+        }
     }
 }

@@ -220,6 +220,7 @@ impl fmt::Display for Answer {
 
 /// The error for what `object_store` could not do: its texts are not repeated, since they may have a
 /// signed URL or a refused token in them.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 pub(crate) fn object_error(location: &ObjectLocation, act: Act, error: object_store::Error) -> Error {
     use object_store::Error as Store;
     let text = error.to_string();
@@ -240,7 +241,7 @@ pub(crate) fn object_error(location: &ObjectLocation, act: Act, error: object_st
     }
     let cannot = format!("cannot {} {location}", act.verb());
     if let Some(transport) = cause::<reqwest::Error>(&error) {
-        return transport_error(cannot, transport);
+        return transport_error(&cannot, transport);
     }
     if let Some(own) = cause::<Error>(&error) {
         // Of our own credential provider; its texts are safe.
@@ -255,7 +256,7 @@ pub(crate) fn object_error(location: &ObjectLocation, act: Act, error: object_st
 }
 
 /// An error for a request that got no answer: what is below its URL, which may be a signed one.
-fn transport_error(cannot: String, error: &reqwest::Error) -> Error {
+fn transport_error(cannot: &str, error: &reqwest::Error) -> Error {
     let mut causes = Vec::new();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {

@@ -152,7 +152,7 @@ fn parts(path: &Path) -> Option<(&str, &str)> {
 }
 
 /// What the marker of `run` below `base` says.
-fn read(bytes: &[u8], base: &str, run: &str) -> Result<Marker, String> {
+pub(super) fn read(bytes: &[u8], base: &str, run: &str) -> Result<Marker, String> {
     let marker: Marker = serde_json::from_slice(bytes).map_err(|_| "it cannot be read".to_owned())?;
     if marker.version != VERSION {
         return Err(format!("it is of version {}, which this vmferry does not know", marker.version));

@@ -17,6 +17,8 @@ mod marker;
 mod options;
 mod profile;
 mod store;
+#[doc(hidden)]
+pub mod untrusted;
 mod xml;
 
 pub(crate) use self::{

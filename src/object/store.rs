@@ -1,6 +1,6 @@
 //! A bucket, open: the clients of `object_store`, set up as the options say.
 
-use std::{env, fmt, path::Path, sync::Arc};
+use std::{env, fmt, path::Path, sync::Arc, time::Duration};
 
 use object_store::{
     Attribute, Attributes, BackoffConfig, Certificate, ClientOptions, ObjectStore, PutMultipartOptions,
@@ -10,7 +10,6 @@ use object_store::{
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
     multipart::MultipartStore,
 };
-use std::time::Duration;
 use url::Url;
 
 use super::{
@@ -118,7 +117,7 @@ fn open_s3(location: &ObjectLocation, options: &StoreOptions) -> Result<Opened> 
     }
     let bucket = location.bucket();
     // A certificate for *.s3.REGION.amazonaws.com does not cover a name with dots.
-    let in_path = options.path_style.unwrap_or(endpoint.is_some() || bucket.contains('.'));
+    let in_path = options.path_style.unwrap_or_else(|| endpoint.is_some() || bucket.contains('.'));
     let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
     let (bucket_url, base) = if in_path {
         (format!("{endpoint}/{bucket}"), endpoint)

@@ -19,7 +19,7 @@ use super::{
     retry::Retry,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     source::BoxFuture,
 };
 
@@ -147,7 +147,11 @@ impl Client {
         })?;
         let Ask { method, url, headers, body } = ask;
         let signed = authority.sign((method.clone(), url), headers, body.clone()).await;
-        let (url, headers) = signed.map_err(Trouble::Fatal)?;
+        let (url, headers) = signed.map_err(|error| match error.kind() {
+            // Where credentials come from had a bad moment.
+            ErrorKind::Network => Trouble::transient(error),
+            _ => Trouble::Fatal(error),
+        })?;
         let request = self
             .http()
             .request(method, url)

@@ -3,7 +3,8 @@ plain requests for the fake of Google's XML API.
 
 Reads a JSON list a line, [SCHEME, ENDPOINT, BUCKET, ACTION, ARGUMENT...], and answers each with a line of
 JSON: {"ok": RESULT} or {"error": TEXT}. Actions: bucket | put KEY FILE | get KEY FILE | head KEY |
-delete KEY | list [PREFIX] | begin KEY | part KEY ID NUMBER FILE | parts KEY ID. What is not there is null.
+delete KEY | list [PREFIX] | begin KEY | part KEY ID NUMBER FILE | parts KEY ID | publish KEY.
+What is not there is null.
 """
 
 import json
@@ -61,6 +62,9 @@ class S3:
     def part(self, key, upload, number, file):
         with open(file, "rb") as body:
             self.client.upload_part(Bucket=self.bucket, Key=key, UploadId=upload, PartNumber=int(number), Body=body)
+
+    def publish(self, key):
+        self.client.put_object_acl(Bucket=self.bucket, Key=key, ACL="public-read")
 
     def parts(self, key, upload):
         from botocore.exceptions import ClientError

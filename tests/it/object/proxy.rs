@@ -1,12 +1,16 @@
 //! A proxy between vmferry and a store, in which things go wrong.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead, BufReader, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring, pki_types::PrivatePkcs8KeyDer};
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub(crate) struct Seen {
     pub(crate) range: Option<String>,
     /// Its `If-Match`, if it has one.
     pub(crate) if_match: Option<String>,
+    /// Whether it says who asks.
+    pub(crate) is_signed: bool,
     /// Bytes of its body.
     pub(crate) body_len: usize,
     /// How many came before it.
@@ -90,6 +96,84 @@ impl Proxy {
     }
 }
 
+/// Speaks TLS before `upstream`, with a certificate for `localhost`: `localhost:port`, and the PEM file
+/// with its CA in `directory`.
+pub(crate) fn tls(upstream: &str, directory: &Path) -> (String, PathBuf) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "an authority of this test");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let ca_file = directory.join("store-ca.pem");
+    std::fs::write(&ca_file, params.self_signed(&key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let names = vec!["localhost".to_owned()];
+    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        )
+        .unwrap();
+    let (config, upstream) = (Arc::new(config), upstream.to_owned());
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (config, upstream) = (Arc::clone(&config), upstream.clone());
+            thread::spawn(move || drop(decrypt(stream, config, &upstream)));
+        }
+    });
+    (format!("localhost:{port}"), ca_file)
+}
+
+/// One request a connection.
+fn decrypt(stream: TcpStream, config: Arc<ServerConfig>, upstream: &str) -> std::io::Result<()> {
+    let connection = ServerConnection::new(config).unwrap();
+    let mut stream = BufReader::new(StreamOwned::new(connection, stream));
+    let Some((head, body)) = read_request(&mut stream)? else { return Ok(()) };
+    let mut server = send_closing(upstream, &head, &body)?;
+    let client = stream.get_mut();
+    std::io::copy(&mut server, client)?;
+    client.conn.send_close_notify();
+    client.flush()
+}
+
+/// The head and the body of the next request.
+fn read_request(stream: &mut impl BufRead) -> std::io::Result<Option<(String, Vec<u8>)>> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head)? == 0 {
+            return Ok(None);
+        }
+    }
+    let len = header(&head, "content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body)?;
+    Ok(Some((head, body)))
+}
+
+fn header(head: &str, name: &str) -> Option<String> {
+    head.lines().find_map(|line| {
+        let (key, value) = line.split_once(": ")?;
+        key.eq_ignore_ascii_case(name).then(|| value.to_owned())
+    })
+}
+
+/// Sends a request whose answer ends with its connection.
+fn send_closing(upstream: &str, head: &str, body: &[u8]) -> std::io::Result<TcpStream> {
+    let mut server = TcpStream::connect(upstream)?;
+    server.set_nodelay(true)?;
+    let lines = head.trim_end().lines().filter(|line| !line.to_ascii_lowercase().starts_with("connection:"));
+    let forwarded: String = lines.flat_map(|line| [line, "\r\n"]).collect();
+    server.write_all(format!("{forwarded}Connection: close\r\n\r\n").as_bytes())?;
+    server.write_all(body)?;
+    Ok(server)
+}
+
 /// One request a connection: the store is asked to close, which the client sees.
 fn pass(
     stream: TcpStream,
@@ -99,28 +183,16 @@ fn pass(
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if stream.read_line(&mut head)? == 0 {
-            return Ok(());
-        }
-    }
-    let header = |name: &str| {
-        head.lines().find_map(|line| {
-            let (key, value) = line.split_once(": ")?;
-            key.eq_ignore_ascii_case(name).then(|| value.to_owned())
-        })
-    };
-    let mut body = vec![0; header("content-length").and_then(|len| len.parse().ok()).unwrap_or(0)];
-    stream.read_exact(&mut body)?;
+    let Some((head, mut body)) = read_request(&mut stream)? else { return Ok(()) };
     let mut words = head.split(' ');
     let request = {
         let mut seen = seen.lock().unwrap();
         let request = Seen {
             method: words.next().unwrap_or_default().to_owned(),
             target: words.next().unwrap_or_default().to_owned(),
-            range: header("range"),
-            if_match: header("if-match"),
+            range: header(&head, "range"),
+            if_match: header(&head, "if-match"),
+            is_signed: header(&head, "authorization").is_some(),
             body_len: body.len(),
             number: seen.len(),
         };
@@ -152,12 +224,7 @@ fn pass(
         }
         _ => {}
     }
-    let mut server = TcpStream::connect(upstream)?;
-    server.set_nodelay(true)?;
-    let lines = head.trim_end().lines().filter(|line| !line.to_ascii_lowercase().starts_with("connection:"));
-    let forwarded: String = lines.flat_map(|line| [line, "\r\n"]).collect();
-    server.write_all(format!("{forwarded}Connection: close\r\n\r\n").as_bytes())?;
-    server.write_all(&body)?;
+    let mut server = send_closing(upstream, &head, &body)?;
     if fault == Fault::None {
         std::io::copy(&mut server, client)?;
         return client.shutdown(Shutdown::Both);

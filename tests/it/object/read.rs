@@ -2,11 +2,13 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use vmferry_formats::testkit;
+
 use super::{
-    proxy::{Fault, Proxy},
-    servers::{Bucket, SECRET, Server},
+    proxy::{self, Fault, Proxy},
+    servers::{Bucket, KEY_ID, SECRET, Server},
 };
-use crate::support::{have, make_disk, read, run, scratch, tool, wait_for};
+use crate::support::{Finished, have, make_disk, read, run, scratch, tool, vmferry, wait_for};
 
 /// Some chunks and an odd end.
 const LEN: usize = (20 << 20) + 1536;
@@ -238,8 +240,7 @@ fn refusals_name_bucket_and_right_and_no_secret() {
         let convert = |bucket: &Bucket, url: &str| {
             bucket.vmferry(["convert", url, out.to_str().unwrap(), "--retry-for", "2s", "-vv"])
         };
-        let finish =
-            |mut command: std::process::Command| crate::support::Finished::from(command.output().unwrap());
+        let finish = |mut command: std::process::Command| Finished::from(command.output().unwrap());
         let missing = finish(convert(&bucket, &bucket.url("nothing.raw"))).expect(1);
         assert!(
             missing.stderr.contains("there is no object") && missing.stderr.contains("nothing.raw"),
@@ -283,7 +284,7 @@ fn wrong_keys_are_told() {
     let out = dir.path().join("out.raw");
     let mut command = bucket.vmferry(["convert", &bucket.url("disk.raw"), out.to_str().unwrap()]);
     command.env("AWS_SECRET_ACCESS_KEY", "another");
-    let failed = crate::support::Finished::from(command.output().unwrap()).expect(1);
+    let failed = Finished::from(command.output().unwrap()).expect(1);
     assert!(
         failed.stderr.contains("AWS_SECRET_ACCESS_KEY") && !failed.stderr.contains("another\n"),
         "{}",
@@ -292,10 +293,7 @@ fn wrong_keys_are_told() {
     // The keys of a profile are taken where the environment has none.
     let home = scratch();
     fs::create_dir(home.path().join(".aws")).unwrap();
-    let text = format!(
-        "[backup]\naws_access_key_id = {}\naws_secret_access_key = {SECRET}\n",
-        super::servers::KEY_ID
-    );
+    let text = format!("[backup]\naws_access_key_id = {}\naws_secret_access_key = {SECRET}\n", KEY_ID);
     fs::write(home.path().join(".aws/credentials"), text).unwrap();
     let mut command = bucket.vmferry([
         "convert",
@@ -305,8 +303,54 @@ fn wrong_keys_are_told() {
         "backup",
     ]);
     command.env("HOME", home.path()).env("AWS_SECRET_ACCESS_KEY", "another");
-    crate::support::Finished::from(command.output().unwrap()).expect(0);
+    Finished::from(command.output().unwrap()).expect(0);
     assert_eq!(read(&out), [1; 4096]);
+}
+
+#[test]
+fn connections_are_encrypted_and_certificates_verified() {
+    let Some(bucket) = Bucket::new(Server::S3s) else { return };
+    let dir = scratch();
+    let disk = testkit::disk(19, 3 << 20);
+    bucket.put_bytes("disk.raw", &disk);
+    let (address, ca_file) = proxy::tls(&bucket.address, dir.path());
+    let out = dir.path().join("out.raw");
+    let convert = |endpoint: &str, more: &[&str]| {
+        let url = bucket.url("disk.raw");
+        let args = [&["convert", &url, out.to_str().unwrap(), "--store-endpoint", endpoint], more].concat();
+        let mut command = vmferry(args);
+        command
+            .env("AWS_ACCESS_KEY_ID", KEY_ID)
+            .env("AWS_SECRET_ACCESS_KEY", SECRET)
+            .env("HOME", "/nonexistent");
+        Finished::from(command.output().unwrap())
+    };
+    let plain = convert(&bucket.endpoint(), &[]).expect(5);
+    assert!(plain.stderr.contains("--store-allow-http"), "{}", plain.stderr);
+    let endpoint = format!("https://{address}");
+    let unknown = convert(&endpoint, &[]).expect(1);
+    assert!(unknown.stderr.contains("--store-ca-file"), "{}", unknown.stderr);
+    // What turns verification off elsewhere does not do so for stores.
+    convert(&endpoint, &["--insecure"]).expect(1);
+    let done = convert(&endpoint, &["--store-ca-file", ca_file.to_str().unwrap()]).expect(0);
+    assert!(read(&out) == disk && !done.stderr.contains("NOT encrypted"), "{}", done.stderr);
+}
+
+#[test]
+fn what_anybody_may_read_needs_no_keys() {
+    let Some(bucket) = Bucket::new(Server::Moto) else { return };
+    bucket.put_bytes("disk.raw", &[3; 5000]);
+    bucket.client(["publish", "disk.raw"]);
+    let dir = scratch();
+    let out = dir.path().join("out.raw");
+    let proxy = Proxy::start(&bucket.address, |_| Fault::None);
+    let through = bucket.through(&proxy.address);
+    let mut command =
+        through.vmferry(["convert", &bucket.url("disk.raw"), out.to_str().unwrap(), "--store-anonymous"]);
+    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    Finished::from(command.output().unwrap()).expect(0);
+    assert_eq!(read(&out), [3; 5000]);
+    assert!(proxy.seen().iter().all(|seen| !seen.is_signed), "{:?}", proxy.seen());
 }
 
 #[test]
