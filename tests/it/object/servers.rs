@@ -216,7 +216,10 @@ fn ask_client(request: &[String]) -> serde_json::Value {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()))
+        let pipes = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        // It ends when this process does, which nobody is left to wait for.
+        std::mem::forget(child);
+        pipes
     });
     writeln!(input, "{}", serde_json::json!(request)).unwrap();
     let mut line = String::new();
