@@ -17,6 +17,7 @@ mod places;
 mod race;
 mod report;
 mod rows;
+mod store;
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -29,6 +30,7 @@ use crate::{
     race::{Race, race},
     report::{Outcome, load},
     rows::{Group, ROWS, Row},
+    store::Store,
 };
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
@@ -73,6 +75,10 @@ struct Args {
     #[arg(long)]
     list: bool,
 
+    /// Be the object store of other rows, with its objects in this directory
+    #[arg(long, value_name = "DIR", hide = true)]
+    serve_store: Option<PathBuf>,
+
     /// Said by cargo bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -84,6 +90,9 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(directory) = &args.serve_store {
+        return store::serve(directory);
+    }
     if args.list {
         for row in ROWS {
             println!("{}\n    vmferry {}", row.name, row.ours);
@@ -104,6 +113,9 @@ fn main() -> Result<()> {
     places.prepare(&rows)?;
     if rows.iter().any(|row| row.takes("kubeconfig")) {
         places.cluster = Some(Cluster::start(&places)?);
+    }
+    if rows.iter().any(|row| row.takes("store")) {
+        places.store = Some(Store::start(&places.work)?);
     }
     let session = report::session(&places, args.rounds, args.memory_rounds);
     eprintln!("load before: {}", load());

@@ -6,7 +6,8 @@ use std::{
     io::ErrorKind,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    sync::OnceLock,
 };
 
 use rustix::fs::SeekFrom;
@@ -17,6 +18,7 @@ use crate::{
     cluster::Cluster,
     measure::Step,
     rows::{Binary, Row},
+    store::Store,
 };
 
 /// The paths of a session.
@@ -30,6 +32,8 @@ pub(crate) struct Places {
     pub(crate) portable: Option<PathBuf>,
     /// What exports come from, if a row has one.
     pub(crate) cluster: Option<Cluster>,
+    /// What objects are uploaded to, if a row has some.
+    pub(crate) store: Option<Store>,
 }
 
 impl Places {
@@ -55,7 +59,7 @@ impl Places {
                 );
             }
         };
-        Ok(Self { corpus, work, portable, cluster: None })
+        Ok(Self { corpus, work, portable, cluster: None, store: None })
     }
 
     /// What is missing for `row`, if anything.
@@ -68,6 +72,10 @@ impl Places {
             .map(|command| program(command))
             .find(|name| !is_installed(name))
             .map(|name| format!("{name} is not installed"))
+            .or_else(|| {
+                let uploads = row.peer.iter().any(|command| command.starts_with(UPLOAD));
+                (uploads && !has_boto3()).then(|| "the Python of VMFERRY_PYTHON has no boto3".into())
+            })
     }
 
     /// vmferry's command of a row, with its outputs in `place`.
@@ -87,6 +95,7 @@ impl Places {
         match words.next().as_deref() {
             Some(QEMU) => step.args.extend(QEMU_ARGS.map(str::to_owned)),
             Some(VMFERRY) => step.args.push("-q".into()),
+            Some(UPLOAD) => step.args.push(UPLOADER.into()),
             Some(CURL) => step.args.extend(CURL_ARGS.map(|word| self.expand(word, place))),
             _ => {}
         }
@@ -102,6 +111,11 @@ impl Places {
 
     /// The output of a row, if it has one.
     pub(crate) fn output(&self, row: &Row, place: &Path) -> Option<PathBuf> {
+        if let Some(store) = &self.store
+            && let Some(object) = row.ours.split(' ').find_map(|word| word.strip_prefix("{object}"))
+        {
+            return Some(store.file(object));
+        }
         let word = row.ours.split(' ').rfind(|word| word.starts_with("{out}"))?;
         Some(self.expand(word, place).into())
     }
@@ -113,6 +127,9 @@ impl Places {
         if let Some(text) = self.cluster.as_ref().and_then(|cluster| cluster.word(name)) {
             return text + rest;
         }
+        if let Some(text) = self.store.as_ref().and_then(|store| store.word(name)) {
+            return text + rest;
+        }
         let path = if name == "out" { place.join("disk") } else { self.input(name) };
         path.display().to_string() + rest
     }
@@ -122,6 +139,9 @@ impl Places {
         let mut text = text.replace(env!("CARGO_BIN_EXE_vmferry"), "vmferry");
         if let Some(cluster) = &self.cluster {
             text = cluster.without_places(&text);
+        }
+        if let Some(store) = &self.store {
+            text = store.without_places(&text).replace(UPLOADER, "upload.py");
         }
         if let Some(portable) = &self.portable {
             text = text.replace(&portable.display().to_string(), "vmferry-portable");
@@ -230,9 +250,21 @@ fn program(command: &str) -> &str {
     match command.split(' ').next() {
         Some(CURL) => "curl",
         Some(VMFERRY) => env!("CARGO_BIN_EXE_vmferry"),
+        Some(UPLOAD) => python(),
         Some(QEMU) | None => "qemu-img",
         Some(name) => name,
     }
+}
+
+/// That of `VMFERRY_PYTHON`, or `python3`.
+fn python() -> &'static str {
+    static PYTHON: OnceLock<String> = OnceLock::new();
+    PYTHON.get_or_init(|| env::var("VMFERRY_PYTHON").unwrap_or_else(|_| "python3".into()))
+}
+
+fn has_boto3() -> bool {
+    let mut command = Command::new(python());
+    command.args(["-c", "import boto3"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 fn is_installed(program: &str) -> bool {
@@ -245,6 +277,8 @@ const INPUTS: [&str; 9] = ["os", "sparse", "tail", "zeros", "deflate", "zstd", "
 const QEMU: &str = "QEMU";
 /// As fast as qemu-img gets: 16 requests in flight, written in any order.
 const QEMU_ARGS: [&str; 4] = ["convert", "-m", "16", "-W"];
+const UPLOAD: &str = "UPLOAD";
+const UPLOADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/upload.py");
 const VMFERRY: &str = "VMFERRY";
 const CURL: &str = "CURL";
 /// The token stands in a file, as it should.

@@ -14,6 +14,7 @@ use crate::{
     measure::{Size, Step, Usage, median},
     places::Places,
     rows::Row,
+    store::Store,
 };
 
 /// The runs of one side of a row.
@@ -118,6 +119,7 @@ pub(crate) fn race(places: &Places, row: &Row, place: &Path, rounds: usize, dura
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
         for index in order.into_iter().filter(|&index| !sides[index].is_empty()) {
             empty(place)?;
+            places.store.as_ref().map_or(Ok(()), Store::empty)?;
             places.warm(row)?;
             if let Some(cluster) = &places.cluster {
                 cluster.shape(row.link);

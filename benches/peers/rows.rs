@@ -13,7 +13,8 @@ pub(crate) struct Row {
     /// Arguments of vmferry; the last one that begins with `{out}` is the output.
     pub(crate) ours: &'static str,
     /// Commands of the peer, one after the other; a word `>` sends standard output to the next word,
-    /// `QEMU` is `qemu-img convert -m 16 -W`, `CURL` is curl with the export's CA and token, and `VMFERRY` is vmferry. Empty: only vmferry runs.
+    /// `QEMU` is `qemu-img convert -m 16 -W`, `CURL` is curl with the export's CA and token,
+    /// `UPLOAD` is boto3, and `VMFERRY` is vmferry. Empty: only vmferry runs.
     pub(crate) peer: &'static [&'static str],
     /// The RAW disk that the output must equal.
     pub(crate) content: Option<&'static str>,
@@ -168,7 +169,7 @@ const STREAM: Row = Row::new(
 .sized();
 
 /// All rows, in the order of the tables.
-pub(crate) const ROWS: [Row; 35] = [
+pub(crate) const ROWS: [Row; 37] = [
     Row::new(
         "raw-raw-none",
         "convert -f raw --digest none {os} {out}.raw",
@@ -402,6 +403,20 @@ pub(crate) const ROWS: [Row; 35] = [
     )
     .over(FAR)
     .share(0.9),
+    Row::new(
+        "s3-qcow2",
+        "convert -f raw {os} {object}.qcow2 --store-endpoint {store} --store-allow-http --store-anonymous",
+        OS,
+        &["VMFERRY convert -f raw {os} {out}.qcow2", "UPLOAD {store} {out}.qcow2"],
+        0.6,
+    ),
+    Row::new(
+        "s3-qcow2-deflate",
+        "convert -f raw --compression deflate {os} {object}.qcow2 --store-endpoint {store} --store-allow-http --store-anonymous",
+        OS,
+        &["VMFERRY convert -f raw --compression deflate {os} {out}.qcow2", "UPLOAD {store} {out}.qcow2"],
+        0.6,
+    ),
     Row::alone("huge-qcow2", "convert -f raw {huge} {out}.qcow2", Some("{huge}")),
     Row::alone("huge-qcow2-64", "convert -f raw --workers 64 {huge} {out}.qcow2", Some("{huge}")),
     Row::alone(
