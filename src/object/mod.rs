@@ -1,9 +1,9 @@
 //! Object storage: S3 and what speaks like it, Google Cloud Storage, Azure Blob.
 //!
-//! What source and sink share: how an object is named ([`location`]), how a store is reached
-//! ([`options`], [`access`]), what its refusals mean ([`explain`]). Bytes are written through the
-//! crate `object_store` ([`store`]). They are read by the HTTP source, whose requests are signed by
-//! [`access`], so that there is one retry path for everything that is fetched.
+//! What source and sink share: how an object is named (`location`), how a store is reached
+//! (`options`, `access`), what its refusals mean (`explain`). Bytes are written through the
+//! crate `object_store` (`store`). They are read by the HTTP source, whose requests are signed by
+//! `access`, so that there is one retry path for everything that is fetched.
 //!
 //! No key, token or signature is part of an error, a log line or a `Debug` text. What a store answers
 //! is shown by its code and message only: some stores repeat the token that they refuse.
