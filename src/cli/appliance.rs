@@ -80,6 +80,11 @@ impl SealArgs {
         }
     }
 
+    /// The files that it is signed with.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.sign_key, &self.sign_cert].into_iter().flatten()
+    }
+
     /// The time of the files, if it is said: `epoch` is what SOURCE_DATE_EPOCH says.
     pub(super) fn mtime(&self, epoch: Option<String>) -> Result<Option<u64>, Error> {
         mtime(self.mtime, epoch)

@@ -213,8 +213,6 @@ async fn pack(
     if is_object_url(&target.path().to_string_lossy()) {
         args.integrity.check_object()?;
     }
-    let texts = [&args.vm, &args.ovf, &args.descriptor];
-    texts.into_iter().flatten().try_for_each(|path| refuse_overwritten(path, &target))?;
     let spec = spec(args)?;
     let conversion = writing::options(&args.integrity, &args.resume, &args.resources, appliance.force);
     let options = PackOptions {
@@ -227,6 +225,7 @@ async fn pack(
         manifest_hash: args.seal.manifest_hash(),
         mtime: args.seal.mtime(epoch)?.unwrap_or(0),
         signer: args.seal.signer()?,
+        inputs: inputs(args),
     };
     let disks: Vec<PackDisk> = args
         .disks
@@ -254,6 +253,12 @@ async fn pack(
     };
     let builder = builder(text, &target, &spec, &options, &disks);
     Ok((builder.on_event(listener).build()?, warnings))
+}
+
+/// The files that are read beside the disks.
+fn inputs(args: &PackArgs) -> Vec<PathBuf> {
+    let texts = [&args.vm, &args.ovf, &args.descriptor].into_iter().flatten();
+    texts.chain(args.seal.files()).cloned().collect()
 }
 
 fn builder(
@@ -339,20 +344,6 @@ fn target(output: &Path, format: Option<ApplianceFormat>) -> Result<PackTarget, 
         }
         None => Err(Error::usage(format!("{} does not tell what to write", output.display()))
             .with_hint("name a file that ends in .ova, a directory that ends in /, or a --format")),
-    }
-}
-
-/// Refuses a description that would be written over: a run that is taken up needs it again.
-fn refuse_overwritten(path: &Path, target: &PackTarget) -> Result<(), Error> {
-    let PackTarget::Directory(directory) = target else { return Ok(()) };
-    let Some(base) = directory.file_name() else { return Ok(()) };
-    let output = directory.join(base).with_added_extension("ovf");
-    match (fs::canonicalize(path), fs::canonicalize(&output)) {
-        (Ok(path), Ok(output)) if path == output => {
-            Err(Error::refused(format!("{} is the description itself", output.display()))
-                .with_hint("choose another output, or copy the description elsewhere"))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -1,13 +1,17 @@
 //! What outputs and what stands beside them have in common, be they files or objects.
 
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 #[cfg(feature = "cloud")]
 use super::object;
 use super::{ConversionOptions, ConversionSource};
 use crate::{
     error::{Error, Result},
-    pipeline::target::TargetPaths,
+    pipeline::target::{TargetPaths, same_file},
     source::SourceIdentity,
 };
 
@@ -118,6 +122,19 @@ pub(crate) fn refuse_sources<'a>(
         }
     }
     Ok(())
+}
+
+/// Refuses to write over one of `inputs`, which are read beside the disks.
+pub(crate) fn refuse_inputs(paths: &TargetPaths, inputs: &[PathBuf]) -> Result<()> {
+    let mut written = [&paths.output, &paths.partial, &paths.journal, &paths.manifest].into_iter();
+    match written.find(|file| inputs.iter().any(|input| same_file(input, file))) {
+        Some(file) => Err(Error::refused(format!(
+            "{} is an input itself: a description, a key or a certificate",
+            file.display()
+        ))
+        .with_hint("choose another output, or copy the input elsewhere")),
+        None => Ok(()),
+    }
 }
 
 /// Refuses to write over a file that one of `identities`, which were opened, consists of: beside the

@@ -286,6 +286,7 @@ impl Export {
                 manifest_hash: options.manifest_hash,
                 mtime: parts.mtime,
                 signer: options.signer.clone(),
+                inputs: Vec::new(),
             })
             .cancel_token(self.cancel.clone())
             .on_event(move |event| match event {

@@ -12,7 +12,7 @@ use crate::{
     conversion::{
         ResumePolicy,
         job::{Done, Job, JobContainer, JobDisk},
-        paths_of, refuse_parts, refuse_sources, tree_digest,
+        paths_of, refuse_parts, tree_digest,
     },
     error::{Error, Result},
     pipeline::{
@@ -30,7 +30,7 @@ impl Pack {
             return Err(Error::refused("a block device takes raw and qcow2 only, not an OVA")
                 .with_hint("name a file"));
         }
-        refuse_sources(&paths, self.disks.iter().map(|disk| &disk.source))?;
+        self.refuse_read(&paths)?;
         let is_begun = fs::symlink_metadata(&paths.journal).is_ok();
         // Before anything is opened: an output that is complete already is what the user must hear of.
         if !is_begun && !paths.is_object {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     conversion::{
         ConversionOptions, ResumePolicy, check_output_free, is_object_url, job::JobDisk, paths_of,
-        refuse_parts, refuse_sources, remove_output, size_of_output,
+        refuse_inputs, refuse_parts, refuse_sources, remove_output, size_of_output,
     },
     error::{Error, FormatContext as _, Result},
     pipeline::{
@@ -38,7 +38,7 @@ pub(super) struct Left {
 }
 
 impl Pack {
-    /// Refuses a directory in which something would be written over a source.
+    /// Refuses a directory in which something would be written over a source or another input.
     pub(super) fn refuse_sources_in(&self, directory: &Path) -> Result<()> {
         let names = self.names.disks.iter().chain(self.names.description());
         names.map(|name| directory.join(name)).try_for_each(|path| self.refuse_sources_at(&path))
@@ -53,10 +53,17 @@ impl Pack {
         })
     }
 
-    /// Refuses to write `path`, or what lies beside it while it is written, over a source.
+    /// Refuses to write `path`, or what lies beside it while it is written, over what is read.
     fn refuse_sources_at(&self, path: &Path) -> Result<()> {
         let paths = self.paths(path, true)?;
-        refuse_sources(&paths, self.disks.iter().map(|disk| &disk.source))
+        self.refuse_read(&paths)
+    }
+
+    /// Refuses to write over anything that is read: disks, description, key or certificate. Permission to
+    /// overwrite an output is no permission to lose what it is made of.
+    pub(super) fn refuse_read(&self, paths: &TargetPaths) -> Result<()> {
+        refuse_sources(paths, self.disks.iter().map(|disk| &disk.source))?;
+        refuse_inputs(paths, &self.options.inputs)
     }
 
     /// Looks at what an earlier run left. What this run would overwrite without having been told so is

@@ -103,6 +103,9 @@ pub struct PackOptions {
     pub mtime: u64,
     /// Signs the manifest (`.cert`).
     pub signer: Option<Signer>,
+    /// Files that the appliance is made of beside its disks: the description, the key and the certificate.
+    /// Whatever would be written over one of them, or remove it, is refused.
+    pub inputs: Vec<PathBuf>,
 }
 
 /// What happens while an appliance is packed.

@@ -306,7 +306,7 @@ fn the_manifest_beside_an_archive_describes_all_disks() {
     assert!(said.contains("several disks"), "{said}");
 }
 
-fn key_pair(directory: &Path, name: &str, kind: &[&str]) -> (PathBuf, PathBuf) {
+pub(crate) fn key_pair(directory: &Path, name: &str, kind: &[&str]) -> (PathBuf, PathBuf) {
     let (key, cert) = (directory.join(format!("{name}.key")), directory.join(format!("{name}.pem")));
     let mut args = vec!["req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=vmferry test", "-newkey"];
     args.extend(kind);

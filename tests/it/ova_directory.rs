@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     kill::OFTEN,
-    ova::{four_disks, pack},
+    ova::{four_disks, key_pair, pack},
     support::{have, listing, make_disk, read, run, scratch, tool, vmferry, wait_for},
 };
 
@@ -73,9 +73,66 @@ fn a_description_is_not_written_over_itself() {
     args[at] = template.to_str().unwrap().into();
     let before = content(&place);
     let said = run(&args).expect(5).stderr;
-    assert!(said.contains("description itself"), "{said}");
+    assert!(said.contains("input itself"), "{said}");
     assert!(content(&place) == before);
 }
+
+/// Whatever name an input has in the appliance, and in whatever shape that is written.
+#[test]
+fn no_input_is_written_over_or_removed() {
+    let directory = scratch();
+    let (disk, place) = (directory.path().join("a.raw"), directory.path().join("vm"));
+    make_disk(&disk, 611, 1 << 20);
+    fs::create_dir(&place).unwrap();
+    let (key, cert) = key_pair(directory.path(), "k", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    let disks = [disk];
+    let plain = pack(&disks, &place, &[]);
+    let template = &plain[plain.iter().position(|arg| arg == "--descriptor").unwrap() + 1];
+    let archive = place.join("x.ova");
+    let foreign = directory.path().join("foreign.ovf");
+    fs::write(&foreign, FOREIGN).unwrap();
+    for (option, name, from, output, more) in [
+        ("--ovf", "desc.ovf", foreign.as_path(), &place, &["--disk-name", "desc.ovf"][..]),
+        ("--ovf", "vm.mf", &foreign, &place, &[]),
+        ("--descriptor", "vm.ovf.partial", Path::new(template), &place, &[]),
+        ("--vm", "vm.ovf", Path::new(VM), &place, &[]),
+        ("--sign-cert", "vm.cert", &cert, &place, &[]),
+        ("--sign-key", "vm-disk1.vmdk", &key, &place, &[]),
+        ("--ovf", "x.ova", &foreign, &archive, &[]),
+        ("--sign-cert", "x.ova.partial", &cert, &archive, &[]),
+    ] {
+        let input = place.join(name);
+        fs::copy(from, &input).unwrap();
+        let before = content(&place);
+        let mut args: Vec<String> = ["pack", "-q", "--force", "-f", "raw"].map(str::to_owned).into();
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        args.extend(["--disk".into(), path(&disks[0]), option.into(), path(&input)]);
+        match option {
+            "--sign-cert" => args.extend(["--sign-key".into(), path(&key)]),
+            "--sign-key" => args.extend(["--sign-cert".into(), path(&cert)]),
+            _ => {}
+        }
+        if option.starts_with("--sign") {
+            args.extend(["--vm".into(), VM.into()]);
+        }
+        args.extend(more.iter().map(|&arg| arg.to_owned()));
+        args.push(path(output));
+        let said = run(&args).expect(5).stderr;
+        assert!(said.contains("input itself"), "{option} {name}: {said}");
+        assert!(content(&place) == before, "{option} {name}");
+        fs::remove_file(&input).unwrap();
+    }
+}
+
+/// The least that describes a VM.
+const FOREIGN: &str = "<Envelope xmlns='http://schemas.dmtf.org/ovf/envelope/1' \
+    xmlns:o='http://schemas.dmtf.org/ovf/envelope/1' \
+    xmlns:r='http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData'><References/>\
+    <VirtualSystem o:id='vm'><Info/><VirtualHardwareSection><Info/><Item><r:ElementName>memory</r:ElementName>\
+    <r:InstanceID>1</r:InstanceID><r:ResourceType>4</r:ResourceType><r:VirtualQuantity>64</r:VirtualQuantity>\
+    </Item></VirtualHardwareSection></VirtualSystem></Envelope>";
+
+const VM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/appliance/db.yaml");
 
 /// Kills a run into `place` in its second disk.
 fn interrupt(args: &[String], place: &Path) {
