@@ -59,21 +59,28 @@ pub(super) fn arrange(
     Ok((controllers.clone(), places.collect()))
 }
 
+/// The first free place of a model: on a controller that is there, else on a new one.
 fn first_free(
     profile: TargetProfile,
     model: ControllerModel,
     taken: &[(Controller, u32)],
 ) -> Option<(Controller, u32)> {
     // Controllers of one resource type share their numbers, and Proxmox their slots.
-    let others = taken.iter().filter(|(controller, _)| {
-        controller.model != model && model.resource_type() == controller.model.resource_type()
-    });
-    let first = others.map(|(controller, _)| controller.number + 1).max().unwrap_or(0);
-    (first..most_controllers(profile, model)).find_map(|number| {
+    let owner = |number: u32| {
+        let mut known = taken
+            .iter()
+            .map(|(controller, _)| controller)
+            .filter(|known| known.number == number && known.model.resource_type() == model.resource_type());
+        known.next().map(|known| known.model)
+    };
+    let free_on = |number: u32| {
         let controller = Controller { model, number };
         let mut units = units(profile, model);
         units.find(|unit| !taken.contains(&(controller, *unit))).map(|unit| (controller, unit))
-    })
+    };
+    let numbers = 0..most_controllers(profile, model);
+    let on_one_of_its_own = numbers.clone().filter(|number| owner(*number) == Some(model)).find_map(free_on);
+    on_one_of_its_own.or_else(|| numbers.clone().filter(|number| owner(*number).is_none()).find_map(free_on))
 }
 
 /// How many controllers of a model the target imports. VirtualBox takes one of each but IDE; Proxmox
@@ -152,8 +159,13 @@ impl ControllerModel {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::{collection::vec, prelude::*, sample::select};
+
     use super::*;
     use crate::ErrorKind;
+    use ControllerModel::{Ide, Lsilogic, LsilogicSas, Nvme, Pvscsi, Sata};
 
     fn numbers(
         profile: TargetProfile,
@@ -188,6 +200,32 @@ mod tests {
         assert_eq!(places[44], (ControllerModel::Lsilogic, 0, 15));
         let places = numbers(TargetProfile::Vmware, ControllerModel::Nvme, 61);
         assert_eq!(places[60], (ControllerModel::Lsilogic, 0, 0), "NVMe and SATA share their numbers");
+    }
+
+    proptest! {
+        #[test]
+        fn no_controller_is_wasted_whatever_the_order(
+            wanted in vec(select(vec![Sata, Nvme, Ide, Lsilogic, LsilogicSas, Pvscsi]), 0..64),
+        ) {
+            // A model that is full gives way to others: that has its own test.
+            let fits = |model| {
+                let count = wanted.iter().filter(|other| **other == model).count();
+                count.div_ceil(units(TargetProfile::Vmware, model).count())
+            };
+            let families = [vec![Ide], vec![Sata, Nvme], vec![Lsilogic, LsilogicSas, Pvscsi]];
+            let needed: Vec<usize> =
+                families.iter().map(|models| models.iter().map(|model| fits(*model)).sum()).collect();
+            prop_assume!(needed[0] <= 2 && needed[1] <= 4 && needed[2] <= 4);
+            let (controllers, places) = arrange(TargetProfile::Vmware, &wanted).unwrap();
+            prop_assert_eq!(controllers.len(), needed.iter().sum::<usize>());
+            let of = |place: &Place| (place.controller, place.unit);
+            prop_assert_eq!(places.iter().map(of).collect::<BTreeSet<_>>().len(), wanted.len());
+            let ids = controllers.iter().map(|found| (found.model.resource_type(), found.number));
+            prop_assert_eq!(ids.collect::<BTreeSet<_>>().len(), controllers.len());
+            for (model, place) in wanted.iter().zip(&places) {
+                prop_assert_eq!(controllers[place.controller].model, *model);
+            }
+        }
     }
 
     #[test]
