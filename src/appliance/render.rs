@@ -151,15 +151,21 @@ impl<'a> Renderer<'a> {
     /// The network of each card, by the names of the target.
     fn networks(&mut self) -> Result<Vec<String>> {
         let nics = &self.hardware.nics;
-        let known = |name: &String| nics.iter().any(|nic| nic.is_in(name));
-        if let Some(name) = self.options.network_map.keys().find(|name| !known(name)) {
-            let names: Vec<&str> = nics.iter().map(|nic| nic.name.as_str()).collect();
-            return Err(Error::usage(format!("the VM is in no network {name:?}"))
-                .with_hint(format!("its networks are: {}", names.join(", "))));
+        let map = &self.options.network_map;
+        let keys: Vec<Option<&str>> = nics.iter().map(|nic| nic.key_in(map)).collect();
+        if let Some(name) = map.keys().find(|name| !keys.contains(&Some(name.as_str()))) {
+            let names: Vec<String> = nics.iter().map(Nic::names).collect();
+            let what = if nics.iter().any(|nic| nic.is_in(name)) {
+                format!("the network {name:?} is mapped by a more exact name already")
+            } else {
+                format!("the VM is in no network {name:?}")
+            };
+            return Err(Error::usage(what)
+                .with_hint(format!("its cards and their networks are: {}", names.join(", "))));
         }
-        let mut names = Vec::new();
-        for nic in nics {
-            let mapped = self.options.network_map.iter().find(|(name, _)| nic.is_in(name));
+        let mut names: Vec<String> = Vec::new();
+        for (index, nic) in nics.iter().enumerate() {
+            let mapped = keys[index].and_then(|key| map.get(key));
             if let (None, Attachment::Network(network)) = (mapped, &nic.attachment) {
                 let whose =
                     if self.is_kubevirt() { "the cluster's" } else { "those that the descriptor came with" };
@@ -169,8 +175,26 @@ impl<'a> Renderer<'a> {
                     "choose a network of the target when the appliance is imported, or name it by --network-map",
                 );
             }
-            let name = mapped.map_or_else(|| self.network_name(nic), |(_, name)| name.clone());
-            names.push(clean_text(&name).into_owned());
+            let name = mapped.map_or_else(|| self.network_name(nic), Clone::clone);
+            let name = clean_text(&name).into_owned();
+            // What is mapped to one name is meant to be one network.
+            let other = (0..index).find(|other| {
+                names[*other] == name
+                    && nics[*other].attachment != nic.attachment
+                    && (mapped.is_none() || keys[*other].is_none())
+            });
+            if let Some(other) = other {
+                self.warn(
+                    &nic.field,
+                    format!(
+                        "the networks {} and {} are both called {name:?} in the appliance",
+                        nics[other].names(),
+                        nic.names()
+                    ),
+                    "keep them apart by --network-map",
+                );
+            }
+            names.push(name);
         }
         Ok(names)
     }
@@ -306,13 +330,33 @@ impl super::Disk {
 }
 
 impl Nic {
+    /// The names that its network goes by, the most exact first: that in the VM, that of the definition in
+    /// the cluster, and that one without its namespace.
+    fn known_as(&self) -> impl Iterator<Item = &str> {
+        let network = match &self.attachment {
+            Attachment::Pod => None,
+            Attachment::Network(network) => Some(network.as_str()),
+        };
+        let bare = network.and_then(|network| network.rsplit_once('/')).map(|(_, bare)| bare);
+        [Some(self.name.as_str()), network, bare].into_iter().flatten()
+    }
+
     /// Whether its network has this name, in the VM or in the cluster.
     fn is_in(&self, name: &str) -> bool {
-        let network = match &self.attachment {
-            Attachment::Pod => "",
-            Attachment::Network(network) => network.as_str(),
-        };
-        self.name == name || network == name || network.rsplit_once('/').is_some_and(|(_, bare)| bare == name)
+        self.known_as().any(|known| known == name)
+    }
+
+    /// The key of `map` that decides.
+    fn key_in<'a>(&'a self, map: &BTreeMap<String, String>) -> Option<&'a str> {
+        self.known_as().find(|name| map.contains_key(*name))
+    }
+
+    /// For people: the name in the VM, and in brackets that in the cluster, where it is another.
+    fn names(&self) -> String {
+        match &self.attachment {
+            Attachment::Network(network) if *network != self.name => format!("{} ({network})", self.name),
+            _ => self.name.clone(),
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! How appliances are described and sealed: what the commands that write them share.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use clap::Args;
 use vmferry::{
@@ -103,6 +106,16 @@ impl SealArgs {
 }
 
 impl DescriptorArgs {
+    /// Refuses what contradicts itself.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let mut keys = BTreeSet::new();
+        match self.network_map.iter().find(|(from, _)| !keys.insert(from)) {
+            Some((from, _)) => Err(Error::usage(format!("--network-map has {from:?} twice"))
+                .with_hint("give each network of the VM one of the target")),
+            None => Ok(()),
+        }
+    }
+
     /// The same for the library.
     pub(super) fn options(&self) -> DescriptorOptions {
         DescriptorOptions {
@@ -151,6 +164,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
     use vmferry::ErrorKind;
 
     use super::*;
@@ -162,6 +176,23 @@ mod tests {
         assert_eq!(mtime(None, epoch("7")).unwrap(), Some(7));
         assert_eq!(mtime(None, None).unwrap(), None);
         assert_eq!(mtime(None, epoch("yesterday")).unwrap_err().kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn a_network_is_mapped_once() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            described: DescriptorArgs,
+        }
+        let check = |pairs: &[&str]| {
+            let args = pairs.iter().flat_map(|pair| ["--network-map", *pair]);
+            Line::try_parse_from(std::iter::once("x").chain(args)).unwrap().described.check()
+        };
+        check(&["a=x", "b=x"]).unwrap();
+        let error = check(&["a=x", "b=x", "a=y"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(error.to_string().contains("\"a\" twice"), "{error}");
     }
 
     #[test]

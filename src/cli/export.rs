@@ -236,6 +236,7 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failur
     };
     let to_pipe = target == ExportTarget::Stdout;
     let to_store = is_object_url(&args.output.to_string_lossy());
+    args.described.check()?;
     let appliance = args.appliance(format)?;
     let images = match format {
         ExportFormat::Raw => Format::Raw,

@@ -143,6 +143,7 @@ pub(super) async fn run(args: &PackArgs, output: &Output) -> Result<(), Failure>
         refuse_terminal_input(disk)?;
     }
     args.integrity.check_appliance()?;
+    args.described.check()?;
     let (events, told) = unbounded_channel();
     let (pack, described) = pack(args, std::env::var("SOURCE_DATE_EPOCH").ok(), move |event| {
         // Nobody listens any more when the command ends.

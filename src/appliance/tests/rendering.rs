@@ -298,6 +298,54 @@ fn options_win_over_the_profile() {
     }
 }
 
+/// Whatever the order of the alphabet says.
+#[test]
+fn the_most_exact_name_of_a_network_decides() {
+    let card = |name: &str, network: &str| Nic {
+        name: name.into(),
+        attachment: Attachment::Network(network.into()),
+        ..db().nics[0].clone()
+    };
+    let nics = vec![card("z", "ns/lan"), card("y", "ns2/lan"), card("lan", "ns/other")];
+    let hardware = Hardware { nics, ..db() };
+    let with = |map: &[(&str, &str)]| {
+        let network_map = map.iter().map(|(from, to)| ((*from).into(), (*to).into())).collect();
+        let generic = TargetProfile::Generic;
+        let options = DescriptorOptions { network_map, target_profile: generic, ..Default::default() };
+        descriptor(&hardware, &options, &[], &[])
+    };
+    let names = |map: &[(&str, &str)]| {
+        let described = with(map).unwrap();
+        let nics = items(&described, resource::ETHERNET);
+        nics.iter().map(|nic| nic.connections[0].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[("lan", "bare")]), ["bare"; 3]);
+    assert_eq!(names(&[("lan", "bare"), ("ns/lan", "full")]), ["full", "bare", "bare"]);
+    assert_eq!(names(&[("lan", "bare"), ("z", "card")]), ["card", "bare", "bare"]);
+    for (map, what) in
+        [(&[("ns/lan", "full"), ("z", "card")][..], "more exact"), (&[("nothing", "x")], "in no network")]
+    {
+        let error = with(map).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(error.to_string().contains(what), "{error}");
+        assert_eq!(
+            error.hint(),
+            Some("its cards and their networks are: z (ns/lan), y (ns2/lan), lan (ns/other)")
+        );
+    }
+
+    let told = |map: &[(&str, &str)]| {
+        let warnings = with(map).unwrap().warnings.into_iter().map(|warning| warning.message);
+        warnings.filter(|message| message.contains("both called")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told(&[]),
+        ["the networks z (ns/lan) and y (ns2/lan) are both called \"lan\" in the appliance"]
+    );
+    assert!(told(&[("ns2/lan", "second")]).is_empty());
+    assert!(told(&[("lan", "same")]).is_empty(), "that was asked for");
+}
+
 /// An appliance of ours that is packed anew, and again.
 #[test]
 fn annotations_do_not_grow() {
