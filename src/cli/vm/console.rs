@@ -34,7 +34,7 @@ pub(crate) struct ConsoleArgs {
     pipe: bool,
 
     /// End after this long [default: never]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(id = "session-timeout", long = "timeout", value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
 
     /// Write what the guest writes to this file too
