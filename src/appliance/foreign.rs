@@ -39,6 +39,7 @@ pub fn of_ovf(envelope: &Envelope) -> Result<(Hardware, Vec<Warning>)> {
         reader.item(item)?;
     }
     reader.settings();
+    reader.files();
     for what in &envelope.unknown {
         reader.warn(what, "this part of the descriptor is not carried over", "look up what it does");
     }
@@ -81,6 +82,7 @@ impl Reader<'_> {
             resource::IDE | resource::SCSI | resource::STORAGE => {}
             resource::DISK => self.disk(item, field),
             resource::CD | resource::DVD => {
+                self.medium(item, &field);
                 let bus = self.bus(item);
                 self.hardware.disks.push(Disk {
                     name: format!("cd{}", item.instance_id),
@@ -102,6 +104,9 @@ impl Reader<'_> {
             }
             // Every target has its own.
             resource::GRAPHICS => {}
+            resource::FLOPPY if item.file_id().is_some() || item.disk_id().is_some() => {
+                self.medium(item, &field);
+            }
             other => self.warn(
                 &field,
                 format!("a device of type {other} ({}) is not carried over", item.element_name),
@@ -138,6 +143,33 @@ impl Reader<'_> {
             capacity: Some(disk.capacity),
             field,
         });
+    }
+
+    /// Tells what lies in a drive: it is not among the disks.
+    fn medium(&mut self, item: &Item, field: &str) {
+        let name = match (item.file_id(), item.disk_id()) {
+            (Some(id), _) => self.envelope.file(id).map_or(id, |file| file.href.as_str()),
+            (None, Some(id)) => id,
+            (None, None) => return,
+        };
+        let message =
+            format!("{name:?}, which lies in the drive ({}), is not carried over", item.element_name);
+        self.warn(field, message, "insert it after the import, if the guest needs it");
+    }
+
+    /// Tells the files that nothing refers to.
+    fn files(&mut self) {
+        let envelope = self.envelope;
+        let of_disks = envelope.disks.iter().filter_map(|disk| disk.file_ref.as_deref());
+        let of_items = envelope.system.hardware.items.iter().filter_map(Item::file_id);
+        let known: Vec<&str> = of_disks.chain(of_items).collect();
+        for file in envelope.files.iter().filter(|file| !known.contains(&file.id.as_str())) {
+            self.warn(
+                &format!("File[{}]", file.id),
+                format!("the file {:?}, to which nothing refers, is not carried over", file.href),
+                "look up what it is for",
+            );
+        }
     }
 
     /// The bus of an item's controller.
@@ -286,6 +318,44 @@ mod tests {
         }
         assert_eq!(read(1, Some("rhel9_64Guest"), None).cim_id, 80, "VMware's name says more than 'other'");
         assert!(read(80, Some("rhel7_64Guest"), None).has_lsilogic);
+    }
+
+    #[test]
+    fn media_and_files_of_nobody_are_told() {
+        let item = |id: &str, kind: u16, resource: &str| ovf::Item {
+            instance_id: id.into(),
+            resource_type: kind,
+            host_resources: vec![resource.into()],
+            virtual_quantity: Some(64),
+            ..ovf::Item::default()
+        };
+        let file = |id: &str| ovf::File { id: id.into(), href: format!("{id}.iso"), ..ovf::File::default() };
+        let items = vec![
+            ovf::Item { host_resources: Vec::new(), ..item("1", resource::MEMORY, "") },
+            item("2", resource::CD, "ovf:/file/tools"),
+            item("3", resource::DVD, "ovf:/disk/d"),
+            item("4", resource::FLOPPY, "ovf:/file/floppy"),
+            ovf::Item { host_resources: Vec::new(), ..item("5", resource::CD, "") },
+        ];
+        let envelope = Envelope {
+            files: ["tools", "floppy", "stray"].map(file).into(),
+            system: ovf::VirtualSystem {
+                hardware: ovf::Hardware { items, ..ovf::Hardware::default() },
+                ..ovf::VirtualSystem::default()
+            },
+            ..Envelope::default()
+        };
+        let (_, warnings) = of_ovf(&envelope).unwrap();
+        let told: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 4, "{told:?}");
+        for (warning, names) in told.iter().zip([
+            ["Item[2]", "tools.iso"],
+            ["Item[3]", "\"d\""],
+            ["Item[4]", "floppy.iso"],
+            ["File[stray]", "stray.iso"],
+        ]) {
+            assert!(names.iter().all(|name| warning.contains(name)), "{warning}");
+        }
     }
 
     /// A system that is known is the same after it was written and read.
