@@ -35,7 +35,7 @@ pub fn of_ovf(envelope: &Envelope) -> Result<(Hardware, Vec<Warning>)> {
         os: system.os.as_ref().map(os_of),
         ..Hardware::default()
     };
-    for item in &system.hardware.items {
+    for item in in_order(&system.hardware.items) {
         reader.item(item)?;
     }
     reader.settings();
@@ -49,6 +49,26 @@ pub fn of_ovf(envelope: &Envelope) -> Result<(Hardware, Vec<Warning>)> {
     reader.hardware.memory =
         reader.memory.ok_or_else(|| Error::usage("the descriptor does not say how much memory there is"))?;
     Ok((reader.hardware, reader.warnings))
+}
+
+/// The items, disks in the order of their places, as a guest counts them, and CD drives behind them.
+fn in_order(items: &[Item]) -> Vec<&Item> {
+    let number =
+        |address: &Option<String>| address.as_deref().and_then(|text| text.parse().ok()).unwrap_or(u32::MAX);
+    let mut sorted: Vec<&Item> = items.iter().collect();
+    sorted.sort_by_cached_key(|item| {
+        let rank = match item.resource_type {
+            resource::DISK => 1,
+            resource::CD | resource::DVD => 2,
+            _ => return (0, 0, 0, 0, 0),
+        };
+        let at = item.parent.as_deref().and_then(|id| items.iter().position(|other| other.instance_id == id));
+        let Some(at) = at else { return (rank, usize::MAX, 0, 0, number(&item.address_on_parent)) };
+        let kind = items[at].resource_type;
+        let kind = items.iter().position(|other| other.resource_type == kind).unwrap_or_default();
+        (rank, kind, number(&items[at].address), at, number(&item.address_on_parent))
+    });
+    sorted
 }
 
 struct Reader<'a> {
@@ -321,6 +341,29 @@ mod tests {
     }
 
     #[test]
+    fn disks_come_in_the_order_of_their_places() {
+        let item = |id: &str, kind: u16, parent: Option<&str>, place: &str| ovf::Item {
+            instance_id: id.into(),
+            resource_type: kind,
+            parent: parent.map(str::to_owned),
+            address: parent.is_none().then(|| place.to_owned()),
+            address_on_parent: parent.map(|_| place.to_owned()),
+            ..ovf::Item::default()
+        };
+        let items = [
+            item("later", resource::SCSI, None, "1"),
+            item("first", resource::SCSI, None, "0"),
+            item("cd", resource::CD, Some("first"), "0"),
+            item("a", resource::DISK, Some("later"), "0"),
+            item("b", resource::DISK, Some("first"), "10"),
+            item("c", resource::DISK, Some("first"), "9"),
+            item("d", resource::DISK, Some("nobody"), "0"),
+        ];
+        let ids: Vec<&str> = in_order(&items).iter().map(|item| item.instance_id.as_str()).collect();
+        assert_eq!(ids, ["later", "first", "c", "b", "a", "d", "cd"]);
+    }
+
+    #[test]
     fn media_and_files_of_nobody_are_told() {
         let item = |id: &str, kind: u16, resource: &str| ovf::Item {
             instance_id: id.into(),
@@ -349,9 +392,9 @@ mod tests {
         let told: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         assert_eq!(told.len(), 4, "{told:?}");
         for (warning, names) in told.iter().zip([
+            ["Item[4]", "floppy.iso"],
             ["Item[2]", "tools.iso"],
             ["Item[3]", "\"d\""],
-            ["Item[4]", "floppy.iso"],
             ["File[stray]", "stray.iso"],
         ]) {
             assert!(names.iter().all(|name| warning.contains(name)), "{warning}");

@@ -140,6 +140,20 @@ impl<'a> Renderer<'a> {
                     continue;
                 }
             }
+            // An image has whole sectors.
+            let stated = disk.capacity.and_then(|capacity| capacity.checked_next_multiple_of(512));
+            if let (Some(stated), Some(file)) = (stated, file.and_then(|index| files.get(index)))
+                && stated != file.virtual_size
+            {
+                self.warn(
+                    &disk.field,
+                    format!(
+                        "{} has {} bytes, and the disk {:?} that it is for had {stated}",
+                        file.file_name, file.virtual_size, disk.name
+                    ),
+                    "check that each image is for the disk that is meant",
+                );
+            }
             placed.push(Placed { disk: Some(disk), file });
         }
         placed.extend(more);

@@ -281,9 +281,10 @@ async fn describe(
     options: &PackOptions,
     disks: &[PackDisk],
 ) -> Result<Descriptor, Error> {
+    let mut envelope = None;
     let (hardware, earlier) = match (&args.vm, &args.ovf) {
         (Some(path), _) => of_vm(&read_vm(&read_text(path)?)?)?,
-        (None, Some(path)) => of_ovf(&read_envelope(path)?)?,
+        (None, Some(path)) => of_ovf(envelope.insert(read_envelope(path)?))?,
         (None, None) => return Err(Error::usage("there is nothing to describe")),
     };
     let names = target.file_names(disks, spec.format())?;
@@ -300,7 +301,34 @@ async fn describe(
         });
         files.push(DiskFile { disk: holds, file_name, virtual_size, format: DiskFormat::of(spec) });
     }
+    if let Some(envelope) = &envelope {
+        let stems: Vec<Option<String>> = disks.iter().map(|disk| stem(&disk.source)).collect();
+        let has = |id: &str| hardware.disks.iter().any(|disk| disk.name == id);
+        for (file, id) in files.iter_mut().zip(joined(envelope, &stems, has)) {
+            file.disk = id;
+        }
+    }
     descriptor(&hardware, &args.described.options(), &files, &earlier)
+}
+
+/// The id of the disk that each source holds: the one that is called like it, or whose file is; the others
+/// follow the `DiskSection`, which `inspect` and `convert --disk` number too.
+fn joined(envelope: &Envelope, stems: &[Option<String>], has: impl Fn(&str) -> bool) -> Vec<Option<String>> {
+    let mut left: Vec<&ovf::Disk> = envelope.disks.iter().filter(|disk| has(&disk.id)).collect();
+    // One without a file was empty.
+    left.sort_by_key(|disk| disk.file_ref.is_none());
+    let file_stem = |disk: &ovf::Disk| {
+        let file = envelope.file(disk.file_ref.as_deref()?)?;
+        Path::new(&file.href).file_stem()?.to_str().map(str::to_owned)
+    };
+    let mut found: Vec<Option<String>> = Vec::new();
+    for stem in stems {
+        let by_id = left.iter().position(|disk| Some(&disk.id) == stem.as_ref());
+        let at = by_id.or_else(|| left.iter().position(|disk| stem.is_some() && file_stem(disk) == *stem));
+        found.push(at.map(|at| left.remove(at).id.clone()));
+    }
+    let mut left = left.into_iter();
+    found.into_iter().map(|id| id.or_else(|| left.next().map(|disk| disk.id.clone()))).collect()
 }
 
 /// What a source is called, without directory and extension.

@@ -121,3 +121,31 @@ fn a_descriptor_that_is_taken_as_it_is_must_be_one_of_these_disks() {
         assert!(error.hint().unwrap_or_default().contains(hint), "{text}: {error:?}");
     }
 }
+
+#[test]
+fn files_follow_the_disk_section_unless_they_are_called_like_a_disk_or_its_file() {
+    let disk = |id: &str, file: Option<&str>| ovf::Disk {
+        id: id.into(),
+        file_ref: file.map(str::to_owned),
+        ..ovf::Disk::default()
+    };
+    let file = |id: &str| ovf::File { id: id.into(), href: format!("{id}-x.vmdk"), ..ovf::File::default() };
+    let envelope = Envelope {
+        files: ["f1", "f2", "f3"].map(file).into(),
+        disks: vec![
+            disk("blank", None),
+            disk("d3", Some("f3")),
+            disk("d1", Some("f1")),
+            disk("d2", Some("f2")),
+        ],
+        ..Envelope::default()
+    };
+    let joined = |stems: &[&str]| {
+        let stems: Vec<_> = stems.iter().map(|stem| Some((*stem).to_owned())).collect();
+        let ids = super::joined(&envelope, &stems, |_| true).into_iter();
+        ids.map(Option::unwrap_or_default).collect::<Vec<_>>()
+    };
+    assert_eq!(joined(&["a", "b", "c", "d", "e"]), ["d3", "d1", "d2", "blank", ""]);
+    assert_eq!(joined(&["a", "d3", "f1-x"]), ["d2", "d3", "d1"]);
+    assert_eq!(super::joined(&envelope, &[None], |id| id == "d2"), [Some("d2".to_owned())]);
+}
