@@ -275,6 +275,21 @@ fn hints_of_the_operating_system_are_taken_in_order_but_specific_ones_first() {
 }
 
 #[test]
+fn references_that_are_not_written_out_are_told() {
+    let mut vm = small_vm();
+    vm["spec"]["preference"] = json!({"name": "windows.11"});
+    vm["spec"]["instancetype"] = json!({"name": "u1.small"});
+    vm["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"cores": 2});
+    let (hardware, warnings) = of_vm(&vm).unwrap();
+    assert_eq!(hardware.firmware, Firmware::Bios, "nobody says otherwise here");
+    assert_eq!(fields(&warnings), ["spec.instancetype", "spec.preference"]);
+    assert!(warnings[1].message.contains("windows.11") && warnings[1].message.contains("firmware"));
+    assert!(warnings.iter().all(|warning| warning.remedy.contains("expand-spec")), "{warnings:?}");
+    let error = of_vm(&json!({})).unwrap_err();
+    assert!(error.hint().unwrap().contains("expand-spec"), "{error}");
+}
+
+#[test]
 fn what_is_not_a_vm_or_says_too_little_is_refused() {
     for vm in [json!({}), json!({"kind": "Pod", "spec": {"template": {"spec": {}}}}), json!(null), json!([])]
     {

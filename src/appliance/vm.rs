@@ -26,10 +26,11 @@ pub fn of_vm(vm: &Value) -> Result<(Hardware, Vec<Warning>)> {
         return Err(Error::usage(format!(
             "this is no VirtualMachine: kind {kind:?}, without spec.template.spec or not"
         ))
-        .with_hint("a VM is described by 'kubectl get vm NAME -o yaml', or by the vm.yaml of an export"));
+        .with_hint(DESCRIBED_BY));
     };
     let mut reader = Reader { vm, spec, warnings: Vec::new() };
     let hardware = reader.hardware()?;
+    reader.warn_of_references();
     let mut warnings = reader.warnings;
     account(vm, &mut warnings);
     Ok((hardware, warnings))
@@ -210,6 +211,20 @@ impl<'a> Reader<'a> {
         found.filter(|value| !value.is_empty())
     }
 
+    /// Expansion takes the references out: where one is, what it sets is missing here.
+    fn warn_of_references(&mut self) {
+        for (field, sets) in REFERENCES {
+            let Some(name) = self.vm.pointer(&format!("/spec/{field}/name")).and_then(Value::as_str) else {
+                continue;
+            };
+            self.warnings.push(Warning::new(
+                format!("spec.{field}"),
+                format!("the {field} {name:?} is not written out: what it sets ({sets}) is not described"),
+                EXPAND,
+            ));
+        }
+    }
+
     /// Fails if what is missed may stand in an instancetype.
     fn is_expanded(&self, what: &str) -> Result<()> {
         match self.vm.pointer("/spec/instancetype/name").and_then(Value::as_str) {
@@ -217,10 +232,7 @@ impl<'a> Reader<'a> {
             Some(name) => Err(Error::usage(format!(
                 "the VM does not say {what} it has, its instancetype {name:?} does, and that is not written out"
             ))
-            .with_hint(
-                "expand it: kubectl get --raw \
-                 /apis/subresources.kubevirt.io/v1/namespaces/NS/virtualmachines/NAME/expand-spec",
-            )),
+            .with_hint(EXPAND)),
         }
     }
 
@@ -264,6 +276,21 @@ fn quantity_of(value: &Value) -> Option<u64> {
         _ => None,
     }
 }
+
+/// What describes a VM, for hints.
+pub(super) const DESCRIBED_BY: &str = "a VM is described by the vm.yaml of an export, or by 'kubectl get vm NAME -o yaml'; one \
+     with an instancetype or a preference only by 'kubectl get --raw \
+     /apis/subresources.kubevirt.io/v1/namespaces/NS/virtualmachines/NAME/expand-spec'";
+
+/// How to have references written out.
+const EXPAND: &str = "take the vm.yaml of 'vmferry export', or 'kubectl get --raw \
+     /apis/subresources.kubevirt.io/v1/namespaces/NS/virtualmachines/NAME/expand-spec'";
+
+/// What a VM refers to, and what of the hardware that may set.
+const REFERENCES: [(&str, &str); 2] = [
+    ("instancetype", "CPUs, memory, devices of the host"),
+    ("preference", "firmware, Secure Boot, TPM, disk buses, models of network cards"),
+];
 
 const KIND: &str = "VirtualMachine";
 

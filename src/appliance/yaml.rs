@@ -40,8 +40,10 @@ pub fn read_vm(text: &str) -> Result<Value> {
             Err(Error::usage(format!("there are {} VirtualMachines in the description", more + 1))
                 .with_hint("give one of them"))
         }
-        (None, _) => Err(Error::usage("there is no VirtualMachine in the description")
-            .with_hint("a VM is described by 'kubectl get vm NAME -o yaml', or by the vm.yaml of an export")),
+        (None, _) => {
+            Err(Error::usage("there is no VirtualMachine in the description")
+                .with_hint(super::vm::DESCRIBED_BY))
+        }
     }
 }
 
