@@ -182,24 +182,24 @@ mod tests {
 
     #[test]
     fn unit_seven_of_scsi_is_left_free_and_sixteen_disks_need_a_second_controller() {
-        let places = numbers(TargetProfile::Vmware, ControllerModel::Lsilogic, 16);
-        assert_eq!(places[6], (ControllerModel::Lsilogic, 0, 6));
-        assert_eq!(places[7], (ControllerModel::Lsilogic, 0, 8));
-        assert_eq!(places[14], (ControllerModel::Lsilogic, 0, 15));
-        assert_eq!(places[15], (ControllerModel::Lsilogic, 1, 0));
+        let places = numbers(TargetProfile::Vmware, Lsilogic, 16);
+        assert_eq!(places[6], (Lsilogic, 0, 6));
+        assert_eq!(places[7], (Lsilogic, 0, 8));
+        assert_eq!(places[14], (Lsilogic, 0, 15));
+        assert_eq!(places[15], (Lsilogic, 1, 0));
     }
 
     #[test]
     fn full_controllers_give_way_to_others() {
-        let places = numbers(TargetProfile::Vmware, ControllerModel::Pvscsi, 61);
-        assert_eq!(places[59], (ControllerModel::Pvscsi, 3, 15));
-        assert_eq!(places[60], (ControllerModel::Sata, 0, 0));
-        let places = numbers(TargetProfile::Proxmox, ControllerModel::Sata, 7);
-        assert_eq!(places[5..], [(ControllerModel::Sata, 0, 5), (ControllerModel::Lsilogic, 0, 0)]);
-        let places = numbers(TargetProfile::Virtualbox, ControllerModel::Sata, 45);
-        assert_eq!(places[44], (ControllerModel::Lsilogic, 0, 15));
-        let places = numbers(TargetProfile::Vmware, ControllerModel::Nvme, 61);
-        assert_eq!(places[60], (ControllerModel::Lsilogic, 0, 0), "NVMe and SATA share their numbers");
+        let places = numbers(TargetProfile::Vmware, Pvscsi, 61);
+        assert_eq!(places[59], (Pvscsi, 3, 15));
+        assert_eq!(places[60], (Sata, 0, 0));
+        let places = numbers(TargetProfile::Proxmox, Sata, 7);
+        assert_eq!(places[5..], [(Sata, 0, 5), (Lsilogic, 0, 0)]);
+        let places = numbers(TargetProfile::Virtualbox, Sata, 45);
+        assert_eq!(places[44], (Lsilogic, 0, 15));
+        let places = numbers(TargetProfile::Vmware, Nvme, 61);
+        assert_eq!(places[60], (Lsilogic, 0, 0), "NVMe and SATA share their numbers");
     }
 
     proptest! {
@@ -236,14 +236,14 @@ mod tests {
             (TargetProfile::Virtualbox, 46),
             (TargetProfile::Proxmox, 22),
         ] {
-            arrange(profile, &vec![ControllerModel::Sata; count - 1]).unwrap();
-            let error = arrange(profile, &vec![ControllerModel::Sata; count]).unwrap_err();
+            arrange(profile, &vec![Sata; count - 1]).unwrap();
+            let error = arrange(profile, &vec![Sata; count]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Refused, "{profile}");
         }
         for (profile, model) in [
-            (TargetProfile::Virtualbox, ControllerModel::Nvme),
-            (TargetProfile::Virtualbox, ControllerModel::Pvscsi),
-            (TargetProfile::Proxmox, ControllerModel::Nvme),
+            (TargetProfile::Virtualbox, Nvme),
+            (TargetProfile::Virtualbox, Pvscsi),
+            (TargetProfile::Proxmox, Nvme),
         ] {
             assert_eq!(arrange(profile, &[model]).unwrap_err().kind(), ErrorKind::Usage, "{profile} {model}");
         }

@@ -342,13 +342,13 @@ mod tests {
 
     #[test]
     fn disks_come_in_the_order_of_their_places() {
-        let item = |id: &str, kind: u16, parent: Option<&str>, place: &str| ovf::Item {
+        let item = |id: &str, kind: u16, parent: Option<&str>, place: &str| Item {
             instance_id: id.into(),
             resource_type: kind,
             parent: parent.map(str::to_owned),
             address: parent.is_none().then(|| place.to_owned()),
             address_on_parent: parent.map(|_| place.to_owned()),
-            ..ovf::Item::default()
+            ..Item::default()
         };
         let items = [
             item("later", resource::SCSI, None, "1"),
@@ -365,20 +365,20 @@ mod tests {
 
     #[test]
     fn media_and_files_of_nobody_are_told() {
-        let item = |id: &str, kind: u16, resource: &str| ovf::Item {
+        let item = |id: &str, kind: u16, resource: &str| Item {
             instance_id: id.into(),
             resource_type: kind,
             host_resources: vec![resource.into()],
             virtual_quantity: Some(64),
-            ..ovf::Item::default()
+            ..Item::default()
         };
         let file = |id: &str| ovf::File { id: id.into(), href: format!("{id}.iso"), ..ovf::File::default() };
         let items = vec![
-            ovf::Item { host_resources: Vec::new(), ..item("1", resource::MEMORY, "") },
+            Item { host_resources: Vec::new(), ..item("1", resource::MEMORY, "") },
             item("2", resource::CD, "ovf:/file/tools"),
             item("3", resource::DVD, "ovf:/disk/d"),
             item("4", resource::FLOPPY, "ovf:/file/floppy"),
-            ovf::Item { host_resources: Vec::new(), ..item("5", resource::CD, "") },
+            Item { host_resources: Vec::new(), ..item("5", resource::CD, "") },
         ];
         let envelope = Envelope {
             files: ["tools", "floppy", "stray"].map(file).into(),

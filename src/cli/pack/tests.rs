@@ -142,7 +142,7 @@ fn files_follow_the_disk_section_unless_they_are_called_like_a_disk_or_its_file(
     };
     let joined = |stems: &[&str]| {
         let stems: Vec<_> = stems.iter().map(|stem| Some((*stem).to_owned())).collect();
-        let ids = super::joined(&envelope, &stems, |_| true).into_iter();
+        let ids = joined(&envelope, &stems, |_| true).into_iter();
         ids.map(Option::unwrap_or_default).collect::<Vec<_>>()
     };
     assert_eq!(joined(&["a", "b", "c", "d", "e"]), ["d3", "d1", "d2", "blank", ""]);
