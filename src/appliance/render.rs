@@ -122,7 +122,9 @@ impl<'a> Renderer<'a> {
         let mut more = Vec::new();
         for (index, _) in files.iter().enumerate().filter(|(_, file)| file.disk.is_none()) {
             let is_free = |at: &usize| taken[*at].is_none() && self.hardware.disks[*at].can_hold_a_file();
-            match (0..all.len()).find(is_free) {
+            let is_hard = |at: &usize| all[*at].kind != super::DiskKind::Cdrom;
+            // Unnamed files are for hard disks first, wherever CD drives stand.
+            match (0..all.len()).filter(is_hard).find(is_free).or_else(|| (0..all.len()).find(is_free)) {
                 Some(at) => taken[at] = Some(index),
                 None => more.push(Placed { disk: None, file: Some(index) }),
             }
@@ -157,8 +159,13 @@ impl<'a> Renderer<'a> {
             placed.push(Placed { disk: Some(disk), file });
         }
         placed.extend(more);
-        // The target starts from the first disk.
-        placed.sort_by_key(|placed| placed.disk.and_then(|disk| disk.boot_order).unwrap_or(u32::MAX));
+        // The target starts from the first disk: not from what was a CD, whose place in the order was for an
+        // installation.
+        placed.sort_by_key(|placed| {
+            let was_cd = placed.file.is_some_and(|file| files[file].format != super::DiskFormat::Iso)
+                && placed.disk.is_some_and(|disk| disk.kind == super::DiskKind::Cdrom);
+            (was_cd, placed.disk.and_then(|disk| disk.boot_order).unwrap_or(u32::MAX))
+        });
         Ok(placed)
     }
 

@@ -475,3 +475,42 @@ fn a_foreign_descriptor_is_described_anew_and_what_is_dropped_is_told() {
     envelope.system.hardware.items.retain(|item| item.resource_type != resource::MEMORY);
     assert_eq!(of_ovf(&envelope).unwrap_err().kind(), ErrorKind::Usage);
 }
+
+#[test]
+fn what_was_a_cd_comes_behind_the_disks_and_gets_a_file_last() {
+    let disk = |name: &str, kind, boot_order| Disk {
+        name: name.into(),
+        kind,
+        bus: DiskBus::Sata,
+        boot_order,
+        serial: None,
+        claim: Some(name.into()),
+        capacity: None,
+        field: name.into(),
+    };
+    let hardware = Hardware {
+        memory: 1 << 30,
+        disks: vec![disk("install", DiskKind::Cdrom, Some(1)), disk("root", DiskKind::Disk, Some(2))],
+        ..Hardware::default()
+    };
+    let places = |files: &[DiskFile]| -> Vec<String> {
+        let described = descriptor(&hardware, &DescriptorOptions::default(), files, &[]).unwrap();
+        let items = described.envelope.system.hardware.items;
+        items.into_iter().filter_map(|item| item.host_resources.first().cloned()).collect()
+    };
+    let named = |name: &str| DiskFile { disk: Some(name.into()), ..file(name, 1 << 20) };
+    assert_eq!(
+        places(&[named("install"), named("root")]),
+        ["ovf:/disk/vmdisk2", "ovf:/disk/vmdisk1"],
+        "the CD's boot order does not make it the system disk"
+    );
+    assert_eq!(
+        places(&[file("a", 1 << 20), file("b", 2 << 20)]),
+        ["ovf:/disk/vmdisk1", "ovf:/disk/vmdisk2"],
+        "the first file is the system disk's"
+    );
+    // One file alone: the disk has it, the drive is empty.
+    let described = descriptor(&hardware, &DescriptorOptions::default(), &[file("a", 1 << 20)], &[]).unwrap();
+    assert!(fields(&described.warnings).contains(&"install"), "{:?}", described.warnings);
+    assert!(!fields(&described.warnings).contains(&"root"), "{:?}", described.warnings);
+}
