@@ -49,7 +49,7 @@ pub(super) const INPUT_COST: u64 = CHUNK_LEN + 4096;
 const MIN_CHUNKS: u64 = 3;
 
 /// The program, its runtime, stacks and TLS sessions, as measured with some room, in bytes.
-const PROCESS_LEN: u64 = 24 << 20;
+const PROCESS_LEN: u64 = 32 << 20;
 
 /// Tables and caches of readers and writers, in bytes.
 const TABLES_LEN: u64 = 16 << 20;
@@ -73,6 +73,6 @@ mod tests {
     #[test]
     fn too_little_memory_is_refused_with_the_amount_that_would_do() {
         let error = Budget::new(48 << 20, 2, 2 * INPUT_COST, 0).unwrap_err();
-        assert!(error.hint().unwrap().contains("--memory 67MiB"), "{error:?}");
+        assert!(error.hint().unwrap().contains("--memory 75MiB"), "{error:?}");
     }
 }
