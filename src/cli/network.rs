@@ -14,11 +14,10 @@ use vmferry::{
 
 use super::{
     Failure,
-    cluster::ClusterArgs,
-    export::named_vm,
     output::{Output, Report},
     signals::{self, Stop},
     table::{Cells, Column, Table, unknown},
+    vm::OneVm,
     waiting::{WaitArgs, show, timestamp},
 };
 
@@ -121,23 +120,9 @@ enum Link {
     Up,
 }
 
-/// A VM, and where it is.
-#[derive(Args, Debug)]
-struct OneVm {
-    /// The VM
-    #[arg(value_name = "[NAMESPACE/]VM")]
-    vm: String,
-
-    #[command(flatten)]
-    cluster: ClusterArgs,
-}
-
-impl OneVm {
-    async fn connect(&self, output: &Output) -> Result<(Networks, String), Error> {
-        let (namespace, name) = named_vm(&self.vm)?;
-        let cluster = self.cluster.connect_briefly(namespace.as_deref()).await?;
-        Ok((Networks::new(cluster).on_event(show(output)), name))
-    }
+/// The networks of a VM's cluster, and the VM's name.
+async fn connect(vm: &OneVm, output: &Output) -> Result<(Networks, String), Error> {
+    vm.connect_to(|cluster| Networks::new(cluster).on_event(show(output))).await
 }
 
 impl NetworkArgs {
@@ -150,14 +135,14 @@ impl NetworkArgs {
 pub(super) async fn run(args: NetworkArgs, output: &Output) -> Result<(), Failure> {
     match args.command {
         NetworkCommand::List(args) => {
-            let (networks, vm) = args.vm.connect(output).await?;
+            let (networks, vm) = connect(&args.vm, output).await?;
             let found =
                 signals::supervise(async move { networks.list(&vm).await }, Stop::AtOnce, output).await?;
             let mut table = Table::new(output);
             Ok(table.page(&found).and_then(|()| table.finish())?)
         }
         NetworkCommand::Attach(args) => {
-            let ((networks, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let ((networks, vm), acting) = (connect(&args.vm, output).await?, args.waiting.acting());
             let request = NicRequest {
                 network: args.network,
                 name: args.name,
@@ -172,12 +157,12 @@ pub(super) async fn run(args: NetworkArgs, output: &Output) -> Result<(), Failur
             carry_out("attached", work, args.waiting, output).await
         }
         NetworkCommand::Detach(args) => {
-            let ((networks, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let ((networks, vm), acting) = (connect(&args.vm, output).await?, args.waiting.acting());
             let work = Box::pin(async move { networks.detach(&vm, &args.network, &acting).await });
             carry_out("detached", work, args.waiting, output).await
         }
         NetworkCommand::SetLink(args) => {
-            let ((networks, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let ((networks, vm), acting) = (connect(&args.vm, output).await?, args.waiting.acting());
             let (link, done) = match args.link {
                 Link::Down => (LinkState::Down, "set down"),
                 Link::Up => (LinkState::Up, "set up"),

@@ -11,7 +11,10 @@ mod screenshot;
 mod show;
 
 use clap::{Args, Subcommand};
-use vmferry::{Error, kubevirt::Vms};
+use vmferry::{
+    Error,
+    kubevirt::{Cluster, Vms},
+};
 
 use self::{
     act::{PauseArgs, RestartArgs, StartArgs, StopArgs, UnpauseArgs},
@@ -79,7 +82,7 @@ pub(super) async fn run(args: &VmArgs, output: &Output) -> Result<(), Failure> {
 
 /// A VM, and where it is.
 #[derive(Args, Debug)]
-struct OneVm {
+pub(super) struct OneVm {
     /// The VM
     #[arg(value_name = "[NAMESPACE/]VM")]
     vm: String,
@@ -91,8 +94,13 @@ struct OneVm {
 impl OneVm {
     /// The VMs of its namespace, and its name among them.
     async fn connect(&self, output: &Output) -> Result<(Vms, String), Error> {
+        self.connect_to(|cluster| Vms::new(cluster).on_event(show(output))).await
+    }
+
+    /// What `open` makes of its cluster, and its name there.
+    pub(super) async fn connect_to<T>(&self, open: impl FnOnce(Cluster) -> T) -> Result<(T, String), Error> {
         let (namespace, name) = named_vm(&self.vm)?;
         let cluster = self.cluster.connect_briefly(namespace.as_deref()).await?;
-        Ok((Vms::new(cluster).on_event(show(output)), name))
+        Ok((open(cluster), name))
     }
 }

@@ -14,12 +14,12 @@ use vmferry::{
 
 use super::{
     Failure,
-    cluster::ClusterArgs,
-    export::{self, ExportArgs, named_vm, no_job},
+    export::{self, ExportArgs, no_job},
     output::{Output, Report},
     signals::{self, Stop},
     table::{Cells, Column, Table, unknown},
     units::{Bytes, parse_positive_size},
+    vm::OneVm,
     waiting::{WaitArgs, show, timestamp},
 };
 
@@ -114,23 +114,9 @@ struct ExpandArgs {
     waiting: WaitArgs,
 }
 
-/// A VM, and where it is.
-#[derive(Args, Debug)]
-struct OneVm {
-    /// The VM
-    #[arg(value_name = "[NAMESPACE/]VM")]
-    vm: String,
-
-    #[command(flatten)]
-    cluster: ClusterArgs,
-}
-
-impl OneVm {
-    async fn connect(&self, output: &Output) -> Result<(Volumes, String), Error> {
-        let (namespace, name) = named_vm(&self.vm)?;
-        let cluster = self.cluster.connect_briefly(namespace.as_deref()).await?;
-        Ok((Volumes::new(cluster).on_event(show(output)), name))
-    }
+/// The volumes of a VM's cluster, and the VM's name.
+async fn connect(vm: &OneVm, output: &Output) -> Result<(Volumes, String), Error> {
+    vm.connect_to(|cluster| Volumes::new(cluster).on_event(show(output))).await
 }
 
 impl VolumeArgs {
@@ -143,14 +129,14 @@ impl VolumeArgs {
 pub(super) async fn run(args: VolumeArgs, output: &Output) -> Result<(), Failure> {
     match args.command {
         VolumeCommand::List(args) => {
-            let (volumes, vm) = args.vm.connect(output).await?;
+            let (volumes, vm) = connect(&args.vm, output).await?;
             let found =
                 signals::supervise(async move { volumes.list(&vm).await }, Stop::AtOnce, output).await?;
             let mut table = Table::new(output);
             Ok(table.page(&found).and_then(|()| table.finish())?)
         }
         VolumeCommand::Attach(args) => {
-            let ((volumes, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let ((volumes, vm), acting) = (connect(&args.vm, output).await?, args.waiting.acting());
             let request = AttachRequest {
                 claim: args.claim,
                 name: args.name,
@@ -162,12 +148,12 @@ pub(super) async fn run(args: VolumeArgs, output: &Output) -> Result<(), Failure
             carry_out("attached", work, args.waiting, output).await
         }
         VolumeCommand::Detach(args) => {
-            let ((volumes, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let ((volumes, vm), acting) = (connect(&args.vm, output).await?, args.waiting.acting());
             let work = async move { volumes.detach(&vm, &args.volume, &acting).await };
             carry_out("detached", work, args.waiting, output).await
         }
         VolumeCommand::Expand(args) => {
-            let ((volumes, vm), acting) = (args.vm.connect(output).await?, args.waiting.acting());
+            let ((volumes, vm), acting) = (connect(&args.vm, output).await?, args.waiting.acting());
             let work = async move { volumes.expand(&vm, &args.volume, args.size, &acting).await };
             carry_out("enlarged", work, args.waiting, output).await
         }
