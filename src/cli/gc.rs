@@ -8,6 +8,7 @@ mod store;
 use std::time::Duration;
 
 use clap::Args;
+use vmferry::Error;
 
 #[cfg(feature = "kubevirt")]
 use super::cluster::ClusterArgs;
@@ -74,6 +75,16 @@ pub(crate) struct GcArgs {
     store: StoreArgs,
 }
 
+/// What became of what is listed.
+enum End {
+    /// Nothing was to be done.
+    Listed,
+    /// It is too young.
+    Kept,
+    Removed,
+    Failed(Error),
+}
+
 impl GcArgs {
     /// The age from which on what is listed is removed.
     fn removed_from(&self) -> Duration {
@@ -89,7 +100,7 @@ pub(super) async fn run(args: &GcArgs, output: &Output) -> Result<(), Failure> {
     #[cfg(feature = "kubevirt")]
     return cluster::run(args, output).await;
     #[cfg(not(feature = "kubevirt"))]
-    Err(vmferry::Error::usage("say where to look: this vmferry was built without clusters")
+    Err(Error::usage("say where to look: this vmferry was built without clusters")
         .with_hint("vmferry gc s3://BUCKET/PREFIX")
         .into())
 }

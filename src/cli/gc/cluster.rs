@@ -8,7 +8,7 @@ use vmferry::{
     kubevirt::{Leftover, leftovers},
 };
 
-use super::{GcArgs, KEPT};
+use super::{End, GcArgs, KEPT};
 use crate::cli::{
     Failure,
     output::{Output, Row},
@@ -89,16 +89,6 @@ struct Ends {
     failed: usize,
     /// The cluster does not answer any more: the rest was not tried.
     unreachable: Option<Error>,
-}
-
-/// What became of an object.
-enum End {
-    /// Nothing was to be done.
-    Listed,
-    /// It is too young.
-    Kept,
-    Removed,
-    Failed(Error),
 }
 
 /// A row: an object.

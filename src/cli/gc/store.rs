@@ -8,7 +8,7 @@ use vmferry::{
     object::{LeftRun, LeftUpload, UploadState, store_leftovers},
 };
 
-use super::{GcArgs, KEPT};
+use super::{End, GcArgs, KEPT};
 use crate::cli::{
     Failure,
     output::{Output, Row},
@@ -85,16 +85,6 @@ struct Ends {
     failed: Option<Error>,
     /// Something was removed whose parts the store keeps for a while.
     untold: bool,
-}
-
-/// What became of a run.
-enum End {
-    /// Nothing was to be done.
-    Listed,
-    /// It is too young.
-    Kept,
-    Removed,
-    Failed(Error),
 }
 
 /// A row: an upload.
