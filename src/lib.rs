@@ -5,6 +5,7 @@ mod conversion;
 pub mod error;
 #[cfg(feature = "kubevirt")]
 mod export;
+mod file_name;
 pub mod image;
 #[cfg(feature = "kubevirt")]
 pub mod kubevirt;

@@ -17,7 +17,8 @@ use crate::conversion::object;
 use crate::{
     conversion::{ConversionOptions, Target, is_object_url, paths_of},
     error::{Error, Result},
-    kubevirt::{PlannedVolume, file_name},
+    file_name::{base_name, file_name},
+    kubevirt::PlannedVolume,
     pack::PackTarget,
     pipeline::target::TargetPaths,
 };
@@ -146,13 +147,11 @@ impl Places {
     /// # Errors
     /// It cannot be there.
     pub(super) fn appliance(&self, packaging: Packaging) -> Result<(PackTarget, String)> {
-        // Room for what stands behind it in the names of files, of which archives take 99 bytes.
-        let short = |base: &str| base.chars().take(MAX_BASE_LEN).collect::<String>();
         match (packaging, &self.target) {
             (_, ExportTarget::Directory(_)) => {
                 let directory = self.directory.clone().unwrap_or_default();
-                let base =
-                    directory.file_name().map_or_else(String::new, |name| short(&name.to_string_lossy()));
+                let base = directory.file_name().unwrap_or_default().to_string_lossy();
+                let base = base_name(&base);
                 let target = match packaging {
                     Packaging::Ova => PackTarget::Archive(directory.join(format!("{base}.ova"))),
                     Packaging::Ovf => PackTarget::Directory(directory),
@@ -161,7 +160,7 @@ impl Places {
             }
             (Packaging::Ova, ExportTarget::File(file)) => {
                 let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-                Ok((PackTarget::Archive(file.clone()), short(&file_name(&stem))))
+                Ok((PackTarget::Archive(file.clone()), base_name(&stem)))
             }
             (Packaging::Ova, ExportTarget::Stdout) => Err(Error::refused(
                 "an OVA cannot be written to a pipe: its descriptor and the headers of its disks come late",
@@ -294,9 +293,6 @@ pub(super) fn shown(places: &Places, target: &Target) -> String {
         (_, Target::Stdout) => "-".to_owned(),
     }
 }
-
-/// Letters of what the files of an appliance are called.
-const MAX_BASE_LEN: usize = 80;
 
 /// The state of a run in its directory.
 const STATE_FILE: &str = ".vmferry-run";

@@ -56,7 +56,7 @@ pub use self::{
     doctor::{Check, Examination, ProbeOptions, Verdict, examine, probe},
     leftovers::{Leftover, LeftoverKind, Leftovers, leftovers},
     links::VolumeLinks,
-    names::{file_name, run_id},
+    names::run_id,
     networks::{LinkState, Needs, NetworkChanged, NetworkInfo, Networks, NicBinding, NicRequest},
     plan::{LeftOut, PlannedVolume, VolumePlan},
     reach::{Reach, ReachChoice},

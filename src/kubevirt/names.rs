@@ -1,4 +1,4 @@
-//! Names of what is made: objects in the cluster, files on this machine.
+//! Names of what is made in the cluster.
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -53,16 +53,6 @@ pub(super) fn numbered(name: &str, serial: u32) -> String {
     if serial <= 1 { name.to_owned() } else { format!("{name}-{serial}") }
 }
 
-/// A file name for the text of an object's name: no path, nothing hidden, nothing that steers a
-/// terminal or a shell.
-pub fn file_name(text: &str) -> String {
-    let kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let mut name: String = text.chars().map(|c| if kept(c) { c } else { '_' }).collect();
-    name.truncate(MAX_FILE_NAME_LEN);
-    let name = name.trim_start_matches(['.', '-']);
-    if name.is_empty() { "unnamed".to_owned() } else { name.to_owned() }
-}
-
 /// No vowels: no words.
 const RUN_ID_LETTERS: &[u8; 29] = b"bcdfghjklmnpqrstvwxz023456789";
 
@@ -71,9 +61,6 @@ const RUN_ID_LEN: usize = 8;
 
 /// 51 is what is left beside `virt-export-`.
 const MAX_SOURCE_LEN: usize = 51 - "vmferry-".len() - 1 - RUN_ID_LEN - 2;
-
-/// File systems take 255; `.qcow2.partial.journal` is to fit behind.
-const MAX_FILE_NAME_LEN: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -91,24 +78,6 @@ mod tests {
             assert!(name.starts_with("vmferry-") && name.chars().all(fits) && !name.ends_with('-'), "{name}");
         }
         assert_eq!(object_name("db.prod", "abc"), "vmferry-db-prod-abc");
-    }
-
-    #[test]
-    fn file_names_stay_in_their_directory() {
-        for (text, name) in [
-            ("root-disk", "root-disk"),
-            ("db.prod", "db.prod"),
-            ("../../etc/passwd", "_.._etc_passwd"),
-            ("..", "unnamed"),
-            (".hidden", "hidden"),
-            ("-rf", "rf"),
-            ("a b\x1b[2J\n", "a_b__2J_"),
-            ("", "unnamed"),
-            ("/", "_"),
-        ] {
-            assert_eq!(file_name(text), name, "{text:?}");
-        }
-        assert_eq!(file_name(&"ä".repeat(400)).len(), 200);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     conversion::ConversionSource,
     error::{Error, FormatContext as _, Result},
+    file_name::base_name,
     pipeline::progress::Progress,
 };
 
@@ -182,6 +183,8 @@ pub(super) fn base_of(target: &PackTarget) -> Result<String> {
         PackTarget::Archive(_) => path.file_stem(),
         PackTarget::Directory(_) => path.file_name(),
     };
-    let base = base.and_then(|base| base.to_str()).map(str::to_owned);
-    base.ok_or_else(|| Error::usage(format!("{} gives the appliance no name", path.display())))
+    match base {
+        Some(base) => Ok(base_name(&base.to_string_lossy())),
+        None => Err(Error::usage(format!("{} gives the appliance no name", path.display()))),
+    }
 }

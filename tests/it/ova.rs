@@ -433,6 +433,36 @@ fn what_cannot_be_an_archive_is_refused_and_nothing_is_left() {
     assert!(said.contains("exists"), "{said}");
 }
 
+/// An OVA has names of plain letters and at most 99 bytes; its own name may be any.
+#[test]
+fn any_name_of_a_file_gives_an_appliance_good_names() {
+    let directory = scratch();
+    let disk = directory.path().join("a.raw");
+    make_disk(&disk, 460, 1 << 20);
+    let vm = directory.path().join("vm.yaml");
+    fs::write(
+        &vm,
+        "{kind: VirtualMachine, metadata: {name: db}, spec: {template: {spec: {domain: {memory: {guest: 1Gi}, devices: {}}}}}}",
+    )
+    .unwrap();
+    let long = "x".repeat(130);
+    for (name, base) in [("my vm", "my_vm"), ("prüfung", "pr_fung"), (".db", "db"), (&*long, &long[..80])] {
+        let output = directory.path().join(format!("{name}.ova"));
+        let args = ["pack", "-q", "--vm", vm.to_str().unwrap(), "--disk", disk.to_str().unwrap()];
+        run(args.into_iter().chain([output.to_str().unwrap()])).expect(0);
+        let names: Vec<String> = members(&output).into_iter().map(|(name, ..)| name).collect();
+        assert_eq!(names, [format!("{base}.ovf"), format!("{base}-disk1.vmdk"), format!("{base}.mf")]);
+        run(["verify", "-q", output.to_str().unwrap()]).expect(0);
+    }
+    // And of a directory.
+    let output = directory.path().join("my vm");
+    fs::create_dir(&output).unwrap();
+    let args = ["pack", "-q", "--vm", vm.to_str().unwrap(), "--disk", disk.to_str().unwrap()];
+    run(args.into_iter().chain([output.to_str().unwrap()])).expect(0);
+    let images = listing(&output).into_iter().filter(|name| !name.ends_with(".jsonl"));
+    assert_eq!(images.collect::<Vec<_>>(), ["my_vm-disk1.vmdk", "my_vm.mf", "my_vm.ovf"]);
+}
+
 #[test]
 fn a_disk_from_standard_input_is_packed_but_not_resumed() {
     let directory = scratch();
