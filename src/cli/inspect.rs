@@ -35,7 +35,10 @@ pub(super) async fn run(args: InspectArgs, output: &Output) -> Result<(), Failur
     let work = async move { image::inspect(&location, &options).await };
     match signals::supervise(work, Stop::AtOnce, output).await? {
         Inspected::Appliance(appliance) => output.report(&ApplianceReport::new(&appliance))?,
-        Inspected::Disk(inspection) => output.report(&InspectReport::new(&inspection))?,
+        Inspected::Disk(inspection) => {
+            inspection.warnings.iter().for_each(|warning| output.warning(warning));
+            output.report(&InspectReport::new(&inspection))?;
+        }
     }
     Ok(())
 }
@@ -48,6 +51,7 @@ struct InspectReport<'a> {
     file_size: Option<u64>,
     allocated: Option<u64>,
     info: Option<InfoReport<'a>>,
+    warnings: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -85,6 +89,7 @@ impl<'a> InspectReport<'a> {
             file_size: inspection.file_size,
             allocated: inspection.allocated,
             info: inspection.info.as_ref().map(info),
+            warnings: &inspection.warnings,
         }
     }
 }
@@ -141,6 +146,7 @@ mod tests {
                 dirty: true,
                 details: vec![("lazy refcounts", "no".into()), ("backing file", "a\u{1b}[2J".into())],
             }),
+            warnings: Vec::new(),
         }
     }
 
@@ -152,7 +158,7 @@ mod tests {
             "{\"name\":\"disk.qcow2\",\"format\":\"qcow2\",\"virtual_size\":10737418240,\"file_size\":197120,\
              \"allocated\":4096,\"info\":{\"format\":\"qcow2\",\"variant\":\"v3\",\"virtual_size\":10737418240,\
              \"cluster_size\":65536,\"compression\":\"zstd\",\"dirty\":true,\
-             \"details\":{\"lazy refcounts\":\"no\",\"backing file\":\"a\\u001b[2J\"}}}"
+             \"details\":{\"lazy refcounts\":\"no\",\"backing file\":\"a\\u001b[2J\"}},\"warnings\":[]}"
         );
     }
 
@@ -184,6 +190,7 @@ mod tests {
             file_size: None,
             allocated: None,
             info: None,
+            warnings: Vec::new(),
         };
         let report = InspectReport::new(&stream);
         let mut text = Vec::new();

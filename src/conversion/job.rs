@@ -16,7 +16,7 @@ use vmferry_formats::{FormatWriter, WriterSpec};
 use self::start::{Begin, Start};
 #[cfg(feature = "cloud")]
 use super::object::ObjectPlace;
-use super::{ConversionOptions, ConversionSource, size_of};
+use super::{ConversionOptions, ConversionSource};
 use crate::{
     error::{Error, ErrorKind, FormatContext as _, Result},
     pipeline::{
@@ -86,6 +86,8 @@ pub(crate) struct JobDisk<'a> {
     pub(crate) hash: Option<FileHash>,
     /// Whether the source is gone once it was read.
     pub(crate) once_only: bool,
+    /// What is odd about the source.
+    pub(crate) warnings: Vec<String>,
     /// If it is open already.
     opened: Option<Source>,
 }
@@ -103,12 +105,12 @@ impl<'a> JobDisk<'a> {
             Source::Random(plan) => plan.identity(),
             Source::Stream(stream) => stream.identity(),
         };
-        let size = size_of(&opened.source);
+        let size = opened.source.size();
         let once_only =
             matches!(&opened.source, Source::Stream(stream) if stream.restart() == Restart::Never);
         let header = DiskHeader { file: None, source: opened.name, identity, size };
-        let (format, opened) = (opened.format, Some(opened.source));
-        Self { source, options, spec, name, header, format, hash: None, once_only, opened }
+        let (format, warnings, opened) = (opened.format, opened.warnings, Some(opened.source));
+        Self { source, options, spec, name, header, format, hash: None, once_only, warnings, opened }
     }
 
     /// Closes the source until its turn comes, if it can be opened again.
@@ -216,6 +218,9 @@ impl Job<'_> {
     pub(crate) async fn run(mut self) -> Result<Done> {
         let journal = Journal::open(&self.paths.journal)?;
         self.check_journal(&journal)?;
+        for disk in &mut self.disks {
+            self.warnings.append(&mut disk.warnings);
+        }
         match self.start(journal).await? {
             Start::Earlier(journal, ended, closed) => self.complete_earlier(journal, ended, *closed).await,
             Start::Run(begin) => self.go(*begin).await,

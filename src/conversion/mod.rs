@@ -47,7 +47,7 @@ use crate::{
         target::{TargetPaths, same_file},
     },
     sink::PipeSink,
-    source::{self, Kind, Links, OpenedSource, Source, SourceFormat, SourceOptions, Transfer},
+    source::{self, Kind, Links, OpenedSource, SourceFormat, SourceOptions, Transfer},
 };
 
 /// Where an output goes.
@@ -93,7 +93,7 @@ impl ConversionSource {
             return Ok(options.size);
         }
         // As if in the middle: what links are taken does not matter.
-        self.open(options, true).await.map(|opened| size_of(&opened.source))
+        self.open(options, true).await.map(|opened| opened.source.size())
     }
 
     /// Opens it. `from_middle` says that an earlier run is taken up.
@@ -308,7 +308,7 @@ impl Conversion {
         let (_, written) = converter.end(run.is_ok()).await;
         let (end, _) = first_cause(run, written)?;
         let report = self.report("-".into(), source_format, &end, self.progress.snapshot(), started);
-        Ok(ConversionReport { verified: false, ..report })
+        Ok(ConversionReport { verified: false, warnings: disk.warnings, ..report })
     }
 
     async fn to_path(
@@ -352,7 +352,7 @@ impl Conversion {
         source: SourceOptions,
         started: Instant,
     ) -> Result<ConversionReport> {
-        let worst = size_of(&opened.source).map(object::worst_len);
+        let worst = opened.source.size().map(object::worst_len);
         let place = object::ObjectPlace::open(url, &self.options, worst).await?;
         let (mut job, format) = self.job(object::paths(url, &self.options)?, opened, source)?;
         if fs::symlink_metadata(&job.paths.journal).is_err() {
@@ -458,13 +458,6 @@ impl Conversion {
             elapsed: started.elapsed(),
             warnings: Vec::new(),
         }
-    }
-}
-
-pub(crate) fn size_of(source: &Source) -> Option<u64> {
-    match source {
-        Source::Random(plan) => Some(plan.size()),
-        Source::Stream(stream) => stream.size(),
     }
 }
 

@@ -19,7 +19,7 @@ pub use self::{
     map::{MapEntry, MapKind, map},
 };
 use crate::{
-    conversion::{TreeDigest, size_of},
+    conversion::TreeDigest,
     error::{Error, Result},
     pipeline::{
         Checker,
@@ -46,6 +46,8 @@ pub struct Inspection {
     pub allocated: Option<u64>,
     /// What an image says of itself; `None` for RAW and streams.
     pub info: Option<ImageInfo>,
+    /// What is odd about it.
+    pub warnings: Vec<String>,
 }
 
 /// What was looked at.
@@ -78,12 +80,13 @@ pub async fn inspect(location: &str, options: &SourceOptions) -> Result<Inspecte
         Source::Stream(_) => (None, None),
     };
     Ok(Inspected::Disk(Inspection {
-        virtual_size: size_of(&opened.source),
+        virtual_size: opened.source.size(),
         name: opened.name,
         format: opened.format,
         file_size,
         allocated,
         info: opened.info,
+        warnings: opened.warnings,
     }))
 }
 
@@ -141,7 +144,7 @@ pub async fn digest(location: &str, algorithm: Algorithm, options: &ReadOptions)
     let started = Instant::now();
     let source_options = SourceOptions { memory: Some(options.memory), ..options.source.clone() };
     let mut opened = source::open(location, &source_options).await?;
-    let size = size_of(&opened.source);
+    let size = opened.source.size();
     options.progress.set_total(size);
     options.progress.set_phase(Phase::Running);
     let engine =
@@ -212,7 +215,7 @@ async fn compare(location: &str, manifest: Option<PathBuf>, options: &ReadOption
     }
     let mut opened = source::open(location, &source_options).await?;
     let content = manifest.head.content_size;
-    options.progress.set_total(size_of(&opened.source));
+    options.progress.set_total(opened.source.size());
     options.progress.set_phase(Phase::Verifying);
     let checker = Checker::new(Some(manifest.algorithm));
     let engine_options =

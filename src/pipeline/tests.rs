@@ -299,7 +299,7 @@ fn random(store: MemoryStore) -> Source {
 }
 
 async fn convert(mut source: Source, spec: &WriterSpec, workers: usize, sink: MemorySink) -> Result<Outcome> {
-    let size = crate::conversion::size_of(&source);
+    let size = source.size();
     let writer = spec.writer(size, "disk").unwrap();
     let engine =
         Engine::new(&source, Some(&*writer), Checker::new(Some(Algorithm::Sha256)), None, options(workers))?;

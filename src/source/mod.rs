@@ -259,6 +259,16 @@ pub enum Source {
     Stream(Box<dyn ByteStream>),
 }
 
+impl Source {
+    /// Bytes of the disk; `None` if only its end tells.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Self::Random(plan) => Some(plan.size()),
+            Self::Stream(stream) => stream.size(),
+        }
+    }
+}
+
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -85,6 +85,8 @@ pub struct OpenedSource {
     pub format: SourceFormat,
     /// What an image says of itself; `None` for RAW and streams.
     pub info: Option<vmferry_formats::ImageInfo>,
+    /// What is odd about it, though it is read.
+    pub warnings: Vec<String>,
     /// The disk.
     pub source: Source,
 }
@@ -370,7 +372,7 @@ async fn open_store(
     {
         return Err(wrong_size(&name, size, expected));
     }
-    Ok(OpenedSource { name, format: SourceFormat::Image(format), info, source })
+    Ok(OpenedSource { name, format: SourceFormat::Image(format), info, warnings: Vec::new(), source })
 }
 
 fn wrong_size(name: &str, size: u64, expected: u64) -> Error {
@@ -441,7 +443,8 @@ async fn open_stream(
             SourceFormat::Image(Format::Vmdk) => vmdk_stream(input, options.size)?,
             SourceFormat::Image(_) => return Err(unordered(&name, format)),
         };
-        Ok(OpenedSource { name, format, info: None, source: Source::Stream(stream) })
+        let source = Source::Stream(stream);
+        Ok(OpenedSource { name, format, info: None, warnings: Vec::new(), source })
     })
     .await
 }

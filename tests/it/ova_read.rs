@@ -139,6 +139,31 @@ fn every_kind_of_archive_is_read() {
     assert_eq!(listing(&two.path("two")), ["two-disk1.vmdk", "two-disk2.vmdk", "two.mf", "two.ovf"]);
 }
 
+/// A disk is what its image says; whoever sized a volume by the descriptor must hear of it.
+#[test]
+fn a_disk_of_another_size_than_the_descriptor_says_is_told() {
+    let Some(two) = Two::make() else { return };
+    let descriptor = two.path("two/two.ovf");
+    let stated = SIZES[1] + 512;
+    let text_of = fs::read_to_string(&descriptor).unwrap();
+    let said = format!("ovf:capacity=\"{}\"", SIZES[1]);
+    assert!(text_of.contains(&said));
+    fs::write(&descriptor, text_of.replace(&said, &format!("ovf:capacity=\"{stated}\""))).unwrap();
+    let warning = format!("the disk has {} bytes, and the descriptor says {stated}", SIZES[1]);
+    let source = text(&descriptor);
+    let output = two.path("out.qcow2");
+    let told = run(["convert", source, text(&output), "--disk", "2"]).expect(0).stderr;
+    assert!(told.contains(&warning), "{told}");
+    let report =
+        run(["convert", "-o", "json", source, text(&output), "--disk", "2", "--force"]).expect(0).json();
+    assert_eq!(report["warnings"][0], *warning);
+    assert!(run(["inspect", source, "--disk", "2"]).expect(0).stderr.contains(&warning));
+    let told = run(["convert", source, text(&output), "--disk", "1", "--force"]).expect(0).stderr;
+    assert!(!told.contains("warning"), "{told}");
+    let failed = String::from_utf8(run(["verify", source]).expect(3).stdout).unwrap();
+    assert!(failed.contains(&warning), "{failed}");
+}
+
 #[test]
 fn inspect_shows_hardware_disks_and_files() {
     let Some(two) = Two::make() else { return };

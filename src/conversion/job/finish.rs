@@ -7,7 +7,6 @@ use vmferry_formats::{Format, digest::Algorithm};
 
 use super::{Done, Job, JobDisk};
 use crate::{
-    conversion::size_of,
     error::{Error, ErrorKind, Result},
     pipeline::{
         Checker,
@@ -148,7 +147,7 @@ impl Job<'_> {
             let mut opened = image.open(path, &reading).await?;
             let content = end.size.next_multiple_of(512);
             if is_whole {
-                progress.set_total(size_of(&opened.source));
+                progress.set_total(opened.source.size());
             }
             let engine = Engine::new(
                 &opened.source,

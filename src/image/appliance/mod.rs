@@ -32,7 +32,7 @@ use self::{
 };
 use super::{ReadOptions, engine_options};
 use crate::{
-    conversion::{job::first_cause, size_of},
+    conversion::job::first_cause,
     error::{Error, ErrorKind, FormatContext as _, Result},
     pipeline::{
         Checker,
@@ -225,13 +225,12 @@ async fn check_disk(
     };
     let (format, info) = (opened.format, opened.info.clone());
     let mut source = opened.source;
-    let virtual_size = size_of(&source);
+    let virtual_size = source.size();
     let known = expected.as_ref().map_or_else(String::new, |known| format!(", content as in {}", known.name));
     if let Err(error) = read_disk(&mut source, &opened.name, expected, options).await {
         return tell(error).and_then(|text| check(CheckOutcome::Failed, text));
     }
-    if let Some(size) = virtual_size.filter(|&size| size != disk.capacity) {
-        let text = format!("the disk has {size} bytes, and the descriptor says {}", disk.capacity);
+    if let Some(text) = virtual_size.and_then(|size| disk.other_size(size)) {
         return check(CheckOutcome::Failed, text);
     }
     let layout =

@@ -98,7 +98,7 @@ fn run_disk(
     path: &Path,
 ) -> (Arc<Watch>, Result<()>) {
     let mut source = random(MemoryStore { delays: true, ..MemoryStore::new(disk) });
-    let size = crate::conversion::size_of(&source);
+    let size = source.size();
     let writer = spec.writer(size, "disk").unwrap();
     let memory = MemorySink::default();
     let watch = Arc::new(Watch {

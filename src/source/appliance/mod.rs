@@ -120,6 +120,14 @@ pub struct ApplianceDisk {
     pub obstacle: Option<Obstacle>,
 }
 
+impl ApplianceDisk {
+    /// What is to be said of a disk of `size` bytes, if the descriptor states another size.
+    pub(crate) fn other_size(&self, size: u64) -> Option<String> {
+        let stated = self.capacity;
+        (size != stated).then(|| format!("the disk has {size} bytes, and the descriptor says {stated}"))
+    }
+}
+
 /// Why a disk cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
@@ -386,7 +394,9 @@ impl Appliance {
             Place::Directory(_) => options.allow_backing.as_deref(),
         };
         let is_raw = disk.format.as_deref() == Some(ovf::format_uri::RAW);
-        super::open::open_file_of_appliance(store, is_raw, beside, options).await
+        let mut opened = super::open::open_file_of_appliance(store, is_raw, beside, options).await?;
+        opened.warnings.extend(opened.source.size().and_then(|size| disk.other_size(size)));
+        Ok(opened)
     }
 
     /// The disk that is meant; without a choice the only one.

@@ -104,7 +104,7 @@ pub(in crate::source) async fn open_export(
             (SourceFormat::Gzip, Source::Stream(Box::new(stream)))
         }
     };
-    Ok(OpenedSource { name, format, info: None, source })
+    Ok(OpenedSource { name, format, info: None, warnings: Vec::new(), source })
 }
 
 /// HEAD tells the size, and in one go whether token, path and TLS are right.
