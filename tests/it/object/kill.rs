@@ -171,10 +171,10 @@ fn an_upload_that_somebody_gave_up_is_begun_anew() {
         let url = bucket.url("x/disk.raw");
         let mut args = ["convert", "-q", source.to_str().unwrap(), &url].map(str::to_owned).to_vec();
         args.extend(OFTEN.map(str::to_owned));
-        let proxy = Proxy::start(&bucket.address, |seen| {
-            // The last parts keep the run long enough, however slow who kills it is.
-            wait(part_of(seen).map_or(0, |part| if part > 3 { 3000 } else { 100 }));
-            Fault::None
+        // The last parts wait for the kill, however slow that is.
+        let proxy = Proxy::start(&bucket.address, |seen| match part_of(seen) {
+            Some(4..) => Fault::Stall(Duration::from_secs(600)),
+            _ => Fault::None,
         });
         let mut child = bucket
             .through(&proxy.address)
