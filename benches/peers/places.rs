@@ -116,7 +116,12 @@ impl Places {
         {
             return Some(store.file(object));
         }
-        let word = row.ours.split(' ').rfind(|word| word.starts_with("{out}"))?;
+        self.file(row.ours, place)
+    }
+
+    /// The file that a command writes, if there is one.
+    pub(crate) fn file(&self, command: &str, place: &Path) -> Option<PathBuf> {
+        let word = command.split(' ').rfind(|word| word.starts_with("{out}"))?;
         Some(self.expand(word, place).into())
     }
 

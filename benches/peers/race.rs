@@ -114,6 +114,7 @@ pub(crate) fn race(places: &Places, row: &Row, place: &Path, rounds: usize, dura
         ..Side::default()
     });
     let output = places.output(row, place);
+    let uploaded = row.peer.last().and_then(|command| places.file(command, place));
     for round in 0..rounds {
         // Whoever begins may find the machine in another state, so that changes.
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
@@ -128,7 +129,8 @@ pub(crate) fn race(places: &Places, row: &Row, place: &Path, rounds: usize, dura
             use_memory(place, side.room.max(FIRST_ROOM))?;
             side.runs.push(sides[index].iter().map(Step::run).collect::<Result<_>>()?);
             side.room = side.room.max(Size::of_all(place)?.allocated);
-            if let Some(output) = &output {
+            // The peer of an upload has its output as a file, and only then as an object.
+            if let Some(output) = output.iter().chain(&uploaded).find(|output| output.exists()) {
                 side.output = Size::of(output)?;
             }
             if let (0, 0, true, Some(output), Some(content)) = (round, index, durable, &output, row.content) {
