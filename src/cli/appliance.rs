@@ -94,6 +94,7 @@ impl SealArgs {
     }
 
     /// The first option that was given, for where none has a meaning.
+    #[cfg(feature = "kubevirt")]
     pub(super) fn given(&self) -> Option<&'static str> {
         let given = [
             (self.disk_format.is_some(), "--disk-format"),

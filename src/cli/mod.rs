@@ -134,6 +134,7 @@ fn with_job(mut arguments: Vec<OsString>, first: &ArgMatches) -> Result<(Vec<OsS
 }
 
 #[cfg(not(feature = "kubevirt"))]
+#[expect(clippy::unnecessary_wraps, reason = "as with jobs")]
 fn with_job(arguments: Vec<OsString>, _: &ArgMatches) -> Result<(Vec<OsString>, Vec<String>), Error> {
     Ok((arguments, Vec::new()))
 }

@@ -94,6 +94,7 @@ impl Output {
     }
 
     /// How results look.
+    #[cfg(feature = "kubevirt")]
     pub(crate) fn format(&self) -> OutputFormat {
         self.format
     }
@@ -128,6 +129,7 @@ impl Output {
     ///
     /// # Errors
     /// It cannot be written.
+    #[cfg(feature = "kubevirt")]
     pub(crate) fn pass_on(&self, bytes: &[u8]) -> Result<bool, Error> {
         match self.write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
@@ -154,6 +156,7 @@ impl Output {
     }
 
     /// Asks something; the answer comes behind it on the same line.
+    #[cfg(feature = "kubevirt")]
     pub(crate) fn question(&self, text: &str) {
         self.console.write(format!("{NAME}: {}", Plain(text)).as_bytes());
     }
@@ -245,6 +248,7 @@ impl<W: Write> Rows<W> {
     }
 
     /// The same for rows without an end: in JSON an object a line, in YAML a document each.
+    #[cfg(feature = "kubevirt")]
     pub(crate) fn endless(self) -> Self {
         Self { endless: true, ..self }
     }
@@ -253,6 +257,7 @@ impl<W: Write> Rows<W> {
     ///
     /// # Errors
     /// As for [`push`](Self::push).
+    #[cfg(feature = "kubevirt")]
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Error> {
         let result = writeln!(self.out, "{text}");
         self.check(result)
@@ -262,6 +267,7 @@ impl<W: Write> Rows<W> {
     ///
     /// # Errors
     /// As for [`push`](Self::push).
+    #[cfg(feature = "kubevirt")]
     pub(crate) fn flush(&mut self) -> Result<(), Error> {
         let result = self.out.flush();
         self.check(result)

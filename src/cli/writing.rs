@@ -162,6 +162,7 @@ impl WritingArgs {
     }
 
     /// What is asked for must be possible in an appliance.
+    #[cfg(feature = "kubevirt")]
     pub(super) fn check_appliance(&self) -> Result<(), Error> {
         self.integrity.check_appliance()
     }

@@ -93,6 +93,7 @@ pub(crate) trait DataSync: Send + Sync {
 
 /// What a sync has made durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "of files, everything is"))]
 pub(crate) enum Durable {
     /// Everything that was written before it.
     All,

@@ -303,7 +303,7 @@ impl Job<'_> {
     fn object_sink(
         &self,
         _: &Summary,
-        _: &Checkpoint,
+        _: &crate::pipeline::journal::Checkpoint,
         _: Vec<(Slot, u64, u64)>,
         _: Vec<(Slot, u64, Bytes)>,
     ) -> Result<Box<dyn Sink>> {

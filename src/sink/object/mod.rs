@@ -13,6 +13,7 @@ mod part;
 #[cfg(feature = "cloud")]
 mod pins;
 mod record;
+#[cfg(feature = "cloud")]
 mod schedule;
 #[cfg(feature = "cloud")]
 mod sink;
@@ -22,14 +23,11 @@ mod tests;
 #[cfg(feature = "cloud")]
 mod upload;
 
+pub use self::record::{PartRecord, PinRecord, Schedule};
 #[cfg(feature = "cloud")]
 pub(crate) use self::{
     pins::{Earlier, PinsFile},
     schedule::Limits,
     sink::ObjectSink,
     upload::PartTarget,
-};
-pub use self::{
-    record::{PartRecord, PinRecord},
-    schedule::Schedule,
 };

@@ -28,3 +28,19 @@ pub struct PinRecord {
     /// CRC-32C of these.
     pub crc: u32,
 }
+
+/// The lengths of the parts of an upload. Part 1 begins at output byte 0; lengths never decrease and
+/// are multiples of 512, so that a block of an archive never lies in two parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Length of the first parts in bytes.
+    pub first: u64,
+    /// How many parts have that length.
+    pub equal: u32,
+    /// Behind them, parts of the `g`th hundred are longer by this many bytes times `g (g + 1) / 2`.
+    pub step: u64,
+    /// No part is longer, in bytes.
+    pub longest: u64,
+    /// Number of parts that the upload may have.
+    pub parts: u32,
+}

@@ -5,25 +5,8 @@
 //! bytes that are written, not what the disk could hold at worst. The parameters stand in the journal:
 //! a run that goes on cuts as the one before it did.
 
-use serde::{Deserialize, Serialize};
-
+use super::Schedule;
 use crate::error::{Error, Result};
-
-/// The lengths of the parts of an upload. Part 1 begins at output byte 0; lengths never decrease and
-/// are multiples of 512, so that a block of an archive never lies in two parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Schedule {
-    /// Length of the first parts in bytes.
-    pub first: u64,
-    /// How many parts have that length.
-    pub equal: u32,
-    /// Behind them, parts of the `g`th hundred are longer by this many bytes times `g (g + 1) / 2`.
-    pub step: u64,
-    /// No part is longer, in bytes.
-    pub longest: u64,
-    /// Number of parts that the upload may have.
-    pub parts: u32,
-}
 
 /// What a kind of store allows (formats contract 2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
