@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Export, output,
-    prepare::{Means, Prepared},
+    prepare::{Means, Prepared, has_references},
     record::{ExportRecord, LeftOutRecord, RECORD_VERSION, SourceRecord},
     run::Run,
 };
@@ -26,25 +26,33 @@ impl Export {
         {
             spec.extend(strategy.clone());
         }
-        let vm = &vm;
-        let expanded = match (&prepared.means, &prepared.snapshot) {
-            (_, Some(_)) => self.cluster.expanded(vm).await,
-            (Means::Direct(ExportSource::VirtualMachine(name)), None) if run.stopped.is_none() => {
-                self.cluster.expanded_vm(name).await
-            }
-            _ => self.cluster.expanded(vm).await,
-        };
-        Ok(Some(VirtualMachine::description(&match expanded {
-            Ok(expanded) if expanded.is_object() => expanded,
-            Ok(_) => vm.clone(),
+        let expanded = match self.expanded(&vm, &prepared.means, run.stopped.is_some()).await {
+            Ok(expanded) => expanded,
             Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+            // Firmware, buses and models would be wrong without a word in the appliance.
+            Err(error) if self.options.appliance.is_some() && has_references(&vm) => {
+                return Err(error.prefixed("the VM's instancetype and preference cannot be written out: "));
+            }
             Err(error) => {
                 run.warnings.push(format!(
                     "the VM's description is as it is in the cluster, instancetype and preference not written out: {error}"
                 ));
-                vm.clone()
+                vm
             }
-        })))
+        };
+        Ok(Some(VirtualMachine::description(&expanded)))
+    }
+
+    /// The VM with instancetype and preference written out, by the cluster.
+    async fn expanded(&self, vm: &Value, means: &Means, is_stopped: bool) -> Result<Value> {
+        let expanded = match means {
+            Means::Direct(ExportSource::VirtualMachine(name)) if !is_stopped => {
+                self.cluster.expanded_vm(name).await?
+            }
+            // In the cluster it is another one by now.
+            _ => self.cluster.expanded(vm).await?,
+        };
+        Ok(if expanded.is_object() { expanded } else { vm.clone() })
     }
 
     /// Writes what stands beside the disks.

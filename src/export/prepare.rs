@@ -10,8 +10,8 @@ use crate::{
     error::{Error, ErrorKind, Result},
     kubevirt::{
         Consistency, ExportSource, LeftOut, PlannedVolume, Power, Quiesce, Reach, Right, SessionOptions,
-        Sighting, Snapshot, TO_EXPORT, TO_FOLLOW, TO_SNAPSHOT, TO_STOP, Teller, VolumePlan, begin_anew,
-        no_agent, to_forward,
+        Sighting, Snapshot, TO_EXPAND, TO_EXPAND_GIVEN, TO_EXPORT, TO_FOLLOW, TO_SNAPSHOT, TO_STOP, Teller,
+        VolumePlan, begin_anew, no_agent, to_forward,
     },
 };
 
@@ -140,6 +140,14 @@ impl Export {
         }
         if found.stop {
             rights.extend(TO_STOP);
+        }
+        // An appliance says what these set, so it cannot do without them.
+        if self.options.appliance.is_some() && found.vm.as_ref().is_some_and(has_references) {
+            let is_stopped = found.stop || memory.is_some_and(|memory| memory.stopped.is_some());
+            rights.push(match &found.means {
+                Means::Direct(ExportSource::VirtualMachine(_)) if !is_stopped => TO_EXPAND,
+                _ => TO_EXPAND_GIVEN,
+            });
         }
         let plan = ExportPlan {
             namespace: self.cluster.namespace().to_owned(),
@@ -295,6 +303,13 @@ impl Export {
         };
         Ok(Looked { source: shown, ..looked })
     }
+}
+
+/// Whether a VM leaves some of its hardware to an instancetype or a preference.
+pub(super) fn has_references(vm: &Value) -> bool {
+    ["/spec/instancetype", "/spec/preference"]
+        .iter()
+        .any(|place| vm.pointer(place).is_some_and(|reference| !reference.is_null()))
 }
 
 /// What was found out about the source.

@@ -58,6 +58,13 @@ pub(crate) const TO_SNAPSHOT: [Right; 3] = [
     Right::new("delete", "snapshot.kubevirt.io", "virtualmachinesnapshots"),
 ];
 
+/// What a VM needs to be described with its instancetype and preference written out, as it is in the cluster.
+pub(crate) const TO_EXPAND: Right =
+    Right::new("get", "subresources.kubevirt.io", "virtualmachines").on("expand-spec");
+
+/// The same as it is in a snapshot, or was before it was stopped.
+pub(crate) const TO_EXPAND_GIVEN: Right = Right::new("update", "subresources.kubevirt.io", "expand-vm-spec");
+
 /// What stopping a VM needs.
 pub(crate) const TO_STOP: [Right; 1] = [Right::new("patch", "kubevirt.io", "virtualmachines")];
 

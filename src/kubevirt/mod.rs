@@ -79,7 +79,7 @@ pub use self::{
 };
 
 pub(crate) use self::{
-    access::{TO_EXPORT, TO_FOLLOW, TO_SNAPSHOT, TO_STOP, demand, to_forward},
+    access::{TO_EXPAND, TO_EXPAND_GIVEN, TO_EXPORT, TO_FOLLOW, TO_SNAPSHOT, TO_STOP, demand, to_forward},
     identity::{Sighting, begin_anew},
     session::Teller,
     snapshot::{Making, no_agent},

@@ -50,6 +50,38 @@ fn missing_rights_are_named_before_anything_is_made() {
     cluster.assert_clean();
 }
 
+/// What instancetype and preference set would be missing in the appliance; images by themselves only lack a description.
+#[test]
+fn an_appliance_of_a_vm_that_may_not_be_expanded_is_refused_before_anything_is_made() {
+    let cluster = Cluster::start(Config::default());
+    let vm = |name: &str, seed| {
+        Vm::new("demo", name).disk("root", Disk::bytes(cluster.disk(seed, MIB))).preference("windows.11")
+    };
+    cluster.sim.add_vm(vm("off", 3));
+    cluster.sim.add_vm(vm("on", 4).running(true));
+    let all = ["export.kubevirt.io/*", "snapshot.kubevirt.io/*", "kubevirt.io/*", "/secrets", "/services"];
+    let rules =
+        vec![Rule::new(&["*"], &all), Rule::new(&["get"], &["/persistentvolumeclaims", "apps/deployments"])];
+    fs::write(&cluster.kubeconfig, cluster.sim.kubeconfig_with(rules)).unwrap();
+    let place = scratch();
+    let given = "update expand-vm-spec.subresources.kubevirt.io";
+    for (args, says) in [
+        (&["demo/off"][..], "get virtualmachines.subresources.kubevirt.io/expand-spec"),
+        (&["demo/on"], given),
+        (&["demo/on", "--stop"], given),
+        (&["demo/on", "--dry-run"], given),
+    ] {
+        let failed = cluster.run(place.path(), &[args, &["--output", "out", "-O", "ova"]].concat()).expect(7);
+        assert!(failed.stderr.contains(says), "{args:?}: {}", failed.stderr);
+        assert!(failed.stderr.contains("kubectl create role"), "{args:?}: {}", failed.stderr);
+        assert_eq!(listing(place.path()), [""; 0]);
+        for plural in ["virtualmachineexports", "virtualmachinesnapshots"] {
+            assert_eq!(cluster.sim.objects(plural, None), [""; 0]);
+        }
+    }
+    cluster.run(place.path(), &["demo/off", "--output", "out", "-O", "raw"]).expect(0);
+}
+
 /// A websocket is opened by a GET; Kubernetes asks for `get`, and from 1.35 on for `create` too.
 #[test]
 fn a_port_forward_needs_what_the_cluster_asks_for() {
