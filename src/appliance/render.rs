@@ -184,10 +184,18 @@ impl<'a> Renderer<'a> {
             return Err(Error::usage(what)
                 .with_hint(format!("its cards and their networks are: {}", names.join(", "))));
         }
+        let mut plain: Vec<String> = Vec::new();
+        for (nic, key) in nics.iter().zip(&keys) {
+            let name = match key.and_then(|key| map.get(key)) {
+                Some(mapped) => mapped.clone(),
+                None => self.network_name(nic),
+            };
+            plain.push(clean_text(&name).into_owned());
+        }
         let mut names: Vec<String> = Vec::new();
         for (index, nic) in nics.iter().enumerate() {
-            let mapped = keys[index].and_then(|key| map.get(key));
-            if let (None, Attachment::Network(network)) = (mapped, &nic.attachment) {
+            let is_mapped = keys[index].is_some();
+            if let (false, Attachment::Network(network)) = (is_mapped, &nic.attachment) {
                 let whose =
                     if self.is_kubevirt() { "the cluster's" } else { "those that the descriptor came with" };
                 self.warn(
@@ -196,13 +204,22 @@ impl<'a> Renderer<'a> {
                     "choose a network of the target when the appliance is imported, or name it by --network-map",
                 );
             }
-            let name = mapped.map_or_else(|| self.network_name(nic), Clone::clone);
-            let name = clean_text(&name).into_owned();
+            let is_shared = nics
+                .iter()
+                .zip(&plain)
+                .any(|(other, name)| *name == plain[index] && other.attachment != nic.attachment);
+            let name = match &nic.attachment {
+                // Namespaces keep apart what is called the same in two of them.
+                Attachment::Network(network) if is_shared && !is_mapped && self.names_networks() => {
+                    clean_text(network).into_owned()
+                }
+                _ => plain[index].clone(),
+            };
             // What is mapped to one name is meant to be one network.
             let other = (0..index).find(|other| {
                 names[*other] == name
                     && nics[*other].attachment != nic.attachment
-                    && (mapped.is_none() || keys[*other].is_none())
+                    && !(is_mapped && keys[*other].is_some())
             });
             if let Some(other) = other {
                 self.warn(
@@ -218,6 +235,11 @@ impl<'a> Renderer<'a> {
             names.push(name);
         }
         Ok(names)
+    }
+
+    /// Whether the target takes names of networks, not only kinds of them.
+    fn names_networks(&self) -> bool {
+        self.profile != TargetProfile::Virtualbox
     }
 
     /// What a network is called if nobody says it: a name that the target has, where there is one.

@@ -52,7 +52,7 @@ fn hardware(seed: u64) -> Hardware {
                 attachment: if below(2) == 0 {
                     Attachment::Pod
                 } else {
-                    Attachment::Network(format!("ns/net{}", below(3)))
+                    Attachment::Network(format!("ns{}/net{}", below(2), below(3)))
                 },
                 boot_order: None,
                 is_connected: below(3) > 0,
@@ -113,6 +113,13 @@ proptest! {
                     resource::OTHER => prop_assert!(item.is_optional),
                     _ => {}
                 }
+            }
+            let cards = items.iter().filter(|item| item.resource_type == resource::ETHERNET);
+            let cards: Vec<_> = hardware.nics.iter().zip(cards.map(|item| &item.connections)).collect();
+            for (nic, network) in &cards {
+                let is_apart = |(other, name): &(&Nic, _)| other.attachment == nic.attachment || name != network;
+                // VirtualBox knows kinds of networks by their names.
+                prop_assert!(target_profile == TargetProfile::Virtualbox || cards.iter().all(is_apart));
             }
             let disks = items.iter().filter(|item| item.resource_type == resource::DISK).count();
             prop_assert_eq!((disks, envelope.disks.len(), envelope.files.len()), (files.len(), files.len(), files.len()));
@@ -338,15 +345,53 @@ fn the_most_exact_name_of_a_network_decides() {
         let warnings = with(map).unwrap().warnings.into_iter().map(|warning| warning.message);
         warnings.filter(|message| message.contains("both called")).collect::<Vec<_>>()
     };
+    assert!(told(&[]).is_empty());
     assert_eq!(
-        told(&[]),
-        ["the networks z (ns/lan) and y (ns2/lan) are both called \"lan\" in the appliance"]
+        told(&[("y", "ns/lan"), ("ns/other", "lan")]),
+        ["the networks z (ns/lan) and y (ns2/lan) are both called \"ns/lan\" in the appliance"]
     );
     assert!(told(&[("ns2/lan", "second")]).is_empty());
     assert!(told(&[("lan", "same")]).is_empty(), "that was asked for");
 }
 
 /// An appliance of ours that is packed anew, and again.
+#[test]
+fn networks_of_one_name_in_two_namespaces_are_kept_apart() {
+    let mut hardware = db();
+    let nic = hardware.nics[1].clone();
+    let nics =
+        ["ns1/net", "ns2/net", "net", "ns1/net", "ns3/other"].iter().zip(1..).map(|(network, number)| Nic {
+            name: format!("n{number}"),
+            attachment: Attachment::Network((*network).into()),
+            ..nic.clone()
+        });
+    hardware.nics = nics.collect();
+    let networks = |target_profile, map: &[(&str, &str)]| -> (Vec<String>, usize) {
+        let pairs = map.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned()));
+        let options = DescriptorOptions {
+            target_profile,
+            network_map: pairs.collect(),
+            ..DescriptorOptions::default()
+        };
+        let files = [file("a", 1 << 20), file("b", 1 << 20)];
+        let described = descriptor(&hardware, &options, &files, &[]).unwrap();
+        let listed = described.envelope.networks.iter().map(|network| &network.name);
+        let nics = items(&described, resource::ETHERNET).into_iter().map(|nic| nic.connections[0].clone());
+        let nics: Vec<String> = nics.collect();
+        assert_eq!(listed.collect::<BTreeSet<_>>(), nics.iter().collect::<BTreeSet<_>>());
+        let told = described.warnings.iter().filter(|warning| warning.message.contains("are both called"));
+        (nics, told.count())
+    };
+    let apart = ["ns1/net", "ns2/net", "net", "ns1/net", "other"].map(str::to_owned).to_vec();
+    for profile in [TargetProfile::Vmware, TargetProfile::Proxmox, TargetProfile::Generic] {
+        assert_eq!(networks(profile, &[]), (apart.clone(), 0), "{profile}");
+    }
+    // A name that another one is mapped to is taken, too; what is mapped is as it was asked for.
+    let (nics, told) = networks(TargetProfile::Vmware, &[("n5", "net"), ("n1", "LAN"), ("n2", "LAN")]);
+    assert_eq!((nics[..].join(" ").as_str(), told), ("LAN LAN net ns1/net net", 1));
+    assert_eq!(networks(TargetProfile::Virtualbox, &[]).0, ["Bridged"; 5]);
+}
+
 #[test]
 fn annotations_do_not_grow() {
     let mut hardware = Hardware {
