@@ -130,8 +130,9 @@ pub struct DescriptorOptions {
     /// Names of networks: from that in the VM, or that of the NetworkAttachmentDefinition, to that where it
     /// is imported.
     pub network_map: BTreeMap<String, String>,
-    /// What becomes of MAC addresses.
-    pub mac: MacPolicy,
+    /// What becomes of MAC addresses. Without a word they are kept; where that is asked for, a card that has none is
+    /// told.
+    pub mac: Option<MacPolicy>,
     /// The operating system: a hint (`rhel.9`) or VMware's name, which is then taken as it is.
     pub os_type: Option<String>,
     /// The virtual system's name, in place of the VM's.

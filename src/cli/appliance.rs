@@ -124,7 +124,7 @@ impl DescriptorArgs {
             nic_model: self.nic_model,
             disk_bus: self.disk_bus,
             network_map: self.network_map.iter().cloned().collect::<BTreeMap<_, _>>(),
-            mac: self.mac.unwrap_or_default(),
+            mac: self.mac,
             os_type: self.os_type.clone(),
             ..DescriptorOptions::default()
         }

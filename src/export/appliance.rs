@@ -56,7 +56,7 @@ impl ApplianceOptions {
         for (from, to) in &descriptor.network_map {
             say("network", Some(format!("{from:?}>{to:?}")));
         }
-        say("mac", Some(descriptor.mac.to_string()));
+        say("mac", Some(descriptor.mac.unwrap_or_default().to_string()));
         say("os_type", descriptor.os_type.as_ref().map(|name| format!("{name:?}")));
         say("mtime", mtime.map(|mtime| mtime.to_string()));
         say("signed_by", signer.as_ref().map(Signer::fingerprint));

@@ -101,7 +101,10 @@ impl Renderer<'_> {
         let hardware = self.hardware;
         for (index, (nic, network)) in hardware.nics.iter().zip(networks).enumerate() {
             let model = self.model_of(nic);
-            let mac = nic.mac.clone().filter(|_| self.options.mac == MacPolicy::Keep);
+            let mac = nic.mac.clone().filter(|_| self.options.mac.unwrap_or_default() == MacPolicy::Keep);
+            if nic.mac.is_none() && self.options.mac == Some(MacPolicy::Keep) {
+                self.warn_of_mac(nic);
+            }
             self.add(Item {
                 address: mac.map(|mac| clean_text(&mac).into_owned()),
                 automatic_allocation: Some(nic.is_connected),
@@ -114,6 +117,16 @@ impl Renderer<'_> {
             });
         }
         self.advise_on_nics();
+    }
+
+    /// There is no address to keep.
+    fn warn_of_mac(&mut self, nic: &Nic) {
+        let remedy = if self.is_kubevirt() {
+            "export the VM while it runs, or set macAddress in it; else the importer makes an address"
+        } else {
+            "set the address where the appliance is imported; else the importer makes one"
+        };
+        self.warn(&nic.field, format!("the VM states no MAC for {:?}", nic.name), remedy);
     }
 
     /// The model for a card: that of the options, or one for which the guest has a driver.

@@ -268,7 +268,7 @@ fn options_win_over_the_profile() {
         nic_model: Some(TargetNic::Pcnet32),
         disk_bus: Some(ControllerModel::Pvscsi),
         network_map: [("storage".into(), "VLAN 7".into())].into(),
-        mac: MacPolicy::New,
+        mac: Some(MacPolicy::New),
         os_type: Some("rhel9_64Guest".into()),
         name: Some("other name".into()),
         product: Some("Database".into()),
@@ -390,6 +390,27 @@ fn networks_of_one_name_in_two_namespaces_are_kept_apart() {
     let (nics, told) = networks(TargetProfile::Vmware, &[("n5", "net"), ("n1", "LAN"), ("n2", "LAN")]);
     assert_eq!((nics[..].join(" ").as_str(), told), ("LAN LAN net ns1/net net", 1));
     assert_eq!(networks(TargetProfile::Virtualbox, &[]).0, ["Bridged"; 5]);
+}
+
+#[test]
+fn a_card_without_an_address_is_told_where_addresses_are_to_be_kept() {
+    let mut hardware = db();
+    hardware.nics[0].mac = None;
+    let told = |hardware: &Hardware, mac| {
+        let options = DescriptorOptions { mac, ..DescriptorOptions::default() };
+        let files = [file("a", 1 << 20), file("b", 1 << 20)];
+        let warnings = descriptor(hardware, &options, &files, &[]).unwrap().warnings;
+        warnings.into_iter().filter(|warning| warning.message.contains("states no MAC")).collect::<Vec<_>>()
+    };
+    let warnings = told(&hardware, Some(MacPolicy::Keep));
+    assert_eq!(fields(&warnings), [hardware.nics[0].field.as_str()]);
+    assert!(warnings[0].message.ends_with(&format!("for {:?}", hardware.nics[0].name)), "{warnings:?}");
+    assert!(warnings[0].remedy.contains("while it runs"), "{warnings:?}");
+    for mac in [None, Some(MacPolicy::New)] {
+        assert_eq!(told(&hardware, mac), []);
+    }
+    hardware.origin = None;
+    assert!(!told(&hardware, Some(MacPolicy::Keep))[0].remedy.contains("while it runs"));
 }
 
 #[test]
