@@ -31,7 +31,8 @@ pub(super) fn nics(reader: &mut Reader<'_>) -> Vec<Nic> {
         let network =
             networks.iter().find(|network| network.get("name").and_then(Value::as_str) == Some(name));
         warn_of_binding(reader, interface, &field);
-        let mac = text("macAddress").map(|mac| mac.replace('-', ":").to_ascii_lowercase());
+        let mac =
+            text("macAddress").or_else(|| reader.seen.macs.get(name).map(String::as_str)).map(plain_mac);
         nics.push(Nic {
             name: name.to_owned(),
             model: model_of(text("model").unwrap_or("virtio")),
@@ -51,14 +52,19 @@ fn usual(reader: &Reader<'_>) -> Vec<Nic> {
         return Vec::new();
     }
     vec![Nic {
-        name: "default".to_owned(),
+        name: USUAL.to_owned(),
         model: NicModel::Virtio,
-        mac: None,
+        mac: reader.seen.macs.get(USUAL).map(|mac| plain_mac(mac)),
         attachment: Attachment::Pod,
         boot_order: None,
         is_connected: true,
         field: "spec.template.spec.domain.devices.autoattachPodInterface".to_owned(),
     }]
+}
+
+/// A MAC address as importers write it.
+fn plain_mac(mac: &str) -> String {
+    mac.replace('-', ":").to_ascii_lowercase()
 }
 
 fn model_of(model: &str) -> NicModel {
@@ -104,3 +110,6 @@ fn warn_of_binding(reader: &mut Reader<'_>, interface: &Value, field: &str) {
         }
     }
 }
+
+/// What KubeVirt calls the card of a VM that says nothing.
+const USUAL: &str = "default";

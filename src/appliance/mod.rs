@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`Hardware`] is neutral: it knows neither KubeVirt nor OVF. [`of_vm`] makes one of a KubeVirt VM with
-//! instancetype and preference written out, [`of_ovf`] of a foreign descriptor, and [`descriptor`] says it
+//! instancetype and preference written out ([`of_vm_with`] also of what else was seen of it), [`of_ovf`] of a foreign descriptor, and [`descriptor`] says it
 //! in the way that a [`TargetProfile`] understands best.
 //!
 //! Nothing is lost in silence: every field of a VM is carried over, is known to make no difference, or
@@ -25,10 +25,12 @@ mod options;
 mod os;
 mod render;
 mod rules;
+mod seen;
 mod storage;
 #[cfg(test)]
 #[cfg(any(feature = "cli", feature = "kubevirt"))]
 mod tests;
+mod uuid;
 mod vm;
 #[cfg(any(feature = "cli", feature = "kubevirt"))]
 mod yaml;
@@ -49,7 +51,8 @@ pub use self::{
         ControllerModel, DescriptorOptions, DiskFile, DiskFormat, MacPolicy, TargetNic, TargetProfile,
     },
     render::{Descriptor, descriptor},
-    vm::of_vm,
+    seen::VmSeen,
+    vm::{of_vm, of_vm_with},
 };
 
 /// Something of a VM that its description cannot say, or says otherwise.

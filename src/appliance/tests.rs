@@ -275,6 +275,80 @@ fn hints_of_the_operating_system_are_taken_in_order_but_specific_ones_first() {
 }
 
 #[test]
+fn what_was_seen_of_a_vm_fills_what_it_does_not_say() {
+    let os = |seen: &VmSeen, annotation: Option<&str>| {
+        let mut vm = small_vm();
+        vm["metadata"]["annotations"] = json!({"vm.kubevirt.io/os": annotation});
+        of_vm_with(&vm, seen).unwrap().0.os.map(|os| os.description)
+    };
+    let guest = |info: Value| VmSeen::of_instance(&json!({"status": {"guestOSInfo": info}}));
+    let windows = json!({
+        "id": "mswindows", "name": "Microsoft Windows", "prettyName": "Windows Server 2022 Standard",
+        "version": "Microsoft Windows Server 2022", "versionId": "2022",
+    });
+    let preferred = |name: &str| VmSeen { preference: Some(name.into()), ..VmSeen::default() };
+    for (seen, annotation, expected) in [
+        (
+            guest(json!({"id": "debian", "versionId": "12"})),
+            Some("rhel9"),
+            Some("Debian GNU/Linux 12 (64-bit)"),
+        ),
+        (guest(json!({"id": "rhel", "versionId": "9.4"})), None, Some("Red Hat Enterprise Linux 9 (64-bit)")),
+        (guest(json!({"id": "ol", "versionId": "8.9"})), None, Some("Oracle Linux 8 (64-bit)")),
+        (guest(windows), None, Some("Windows Server 2022 (64-bit)")),
+        // More exact, but of another family.
+        (
+            guest(json!({"id": "mswindows", "name": "Microsoft Windows"})),
+            Some("fedora"),
+            Some("Windows (64-bit)"),
+        ),
+        (
+            guest(json!({"id": "mswindows", "name": "Microsoft Windows"})),
+            Some("win10"),
+            Some("Windows 10 (64-bit)"),
+        ),
+        (guest(json!({"id": "plan9"})), Some("fedora"), Some("Fedora (64-bit)")),
+        (preferred("fedora"), Some("linux"), Some("Fedora (64-bit)")),
+        (preferred("fedora"), Some("debian"), Some("Debian GNU/Linux (64-bit)")),
+        (preferred("windows.11"), Some("linux"), Some("Linux (64-bit)")),
+        (preferred("abacus"), None, None),
+    ] {
+        assert_eq!(os(&seen, annotation).as_deref(), expected, "{seen:?} {annotation:?}");
+    }
+
+    let seen = VmSeen {
+        macs: [("default", "02-AA-00-00-00-01"), ("lan", "02:00:00:00:00:02"), ("gone", "02:00:00:00:00:03")]
+            .map(|(name, mac)| (name.to_owned(), mac.to_owned()))
+            .into(),
+        ..VmSeen::default()
+    };
+    let macs = |interfaces: Value| {
+        let mut vm = small_vm();
+        vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"] = interfaces;
+        let nics = of_vm_with(&vm, &seen).unwrap().0.nics;
+        nics.into_iter().map(|nic| nic.mac.unwrap_or_default()).collect::<Vec<_>>()
+    };
+    assert_eq!(macs(json!(null)), ["02:aa:00:00:00:01"], "the card that a VM has which says nothing");
+    let stated =
+        json!([{"name": "lan", "macAddress": "02:00:00:00:00:99"}, {"name": "default"}, {"name": "new"}]);
+    assert_eq!(macs(stated), ["02:00:00:00:00:99", "02:aa:00:00:00:01", ""]);
+}
+
+#[test]
+fn a_vm_without_a_uuid_has_the_one_of_its_name() {
+    let uuid = |vm: &Value| of_vm(vm).unwrap().0.uuid;
+    let mut vm = small_vm();
+    vm["metadata"]["name"] = json!("db");
+    assert_eq!(uuid(&vm).as_deref(), Some("afbfbee4-e771-559c-b6d5-41f26cb027a0"));
+    vm["spec"]["template"]["spec"]["domain"]["firmware"] =
+        json!({"uuid": "5d307ca9-b3ef-428c-8861-06e72d69f223"});
+    assert_eq!(uuid(&vm).as_deref(), Some("5d307ca9-b3ef-428c-8861-06e72d69f223"));
+    vm["spec"]["template"]["spec"]["domain"]["firmware"] = json!({"uuid": ""});
+    vm["metadata"] = json!({});
+    assert_eq!(uuid(&vm), None);
+}
+
+#[test]
 fn references_that_are_not_written_out_are_told() {
     let mut vm = small_vm();
     vm["spec"]["preference"] = json!({"name": "windows.11"});

@@ -6,9 +6,11 @@ use super::{
     Warning,
     annotation::KUBEVIRT,
     fields::account,
-    hardware::{Architecture, Cpu, Firmware, GuestOs, Hardware},
+    hardware::{Architecture, Cpu, Firmware, GuestOs, Hardware, OsFamily},
     interfaces::nics,
+    seen::VmSeen,
     storage::disks,
+    uuid::uuid_of,
 };
 use crate::{
     error::{Error, Result},
@@ -21,6 +23,15 @@ use crate::{
 /// # Errors
 /// It is not a VM, or does not say how much memory it has.
 pub fn of_vm(vm: &Value) -> Result<(Hardware, Vec<Warning>)> {
+    of_vm_with(vm, &VmSeen::default())
+}
+
+/// The same with what was seen of the VM besides: what the guest says of itself is the first hint at its operating
+/// system, the preference the last; a card whose MAC address the VM does not state has the one that was seen.
+///
+/// # Errors
+/// As [`of_vm`].
+pub fn of_vm_with(vm: &Value, seen: &VmSeen) -> Result<(Hardware, Vec<Warning>)> {
     let kind = vm.get("kind").and_then(Value::as_str).unwrap_or(KIND);
     let Some(spec) = vm.pointer(TEMPLATE).filter(|spec| spec.is_object() && kind == KIND) else {
         return Err(Error::usage(format!(
@@ -28,7 +39,7 @@ pub fn of_vm(vm: &Value) -> Result<(Hardware, Vec<Warning>)> {
         ))
         .with_hint(DESCRIBED_BY));
     };
-    let mut reader = Reader { vm, spec, warnings: Vec::new() };
+    let mut reader = Reader { vm, spec, seen, warnings: Vec::new() };
     let hardware = reader.hardware()?;
     reader.warn_of_references();
     let mut warnings = reader.warnings;
@@ -40,13 +51,15 @@ pub fn of_vm(vm: &Value) -> Result<(Hardware, Vec<Warning>)> {
 pub(super) struct Reader<'a> {
     vm: &'a Value,
     pub(super) spec: &'a Value,
+    pub(super) seen: &'a VmSeen,
     pub(super) warnings: Vec<Warning>,
 }
 
 impl<'a> Reader<'a> {
     fn hardware(&mut self) -> Result<Hardware> {
         let metadata = |field: &str| self.vm.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
-        let name = metadata("name").filter(|name| !name.is_empty()).unwrap_or("vm").to_owned();
+        let own_name = metadata("name").filter(|name| !name.is_empty());
+        let name = own_name.unwrap_or("vm").to_owned();
         let origin = match metadata("namespace") {
             Some(namespace) => format!("{KUBEVIRT}{namespace}/{name}"),
             None => format!("{KUBEVIRT}{name}"),
@@ -72,7 +85,7 @@ impl<'a> Reader<'a> {
                 && self.get("/domain/devices/tpm/enabled") != Some(&Value::Bool(false)),
             has_sound: self.is_set("/domain/devices/sound"),
             machine: self.text("/domain/machine/type").map(str::to_owned),
-            uuid: self.text("/domain/firmware/uuid").map(str::to_owned),
+            uuid: self.text("/domain/firmware/uuid").map(str::to_owned).or_else(|| own_name.map(uuid_of)),
             serial: self.text("/domain/firmware/serial").map(str::to_owned),
             os: self.os(),
             name,
@@ -179,7 +192,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The first hint that names more than a family, or the first.
+    /// The first hint, or one behind it that says the same more exactly (contract section 5).
     fn os(&self) -> Option<GuestOs> {
         let labels = ["/metadata/labels", "/spec/template/metadata/labels"];
         let labels = labels.iter().filter_map(|place| self.vm.pointer(place)?.as_object());
@@ -190,17 +203,25 @@ impl<'a> Reader<'a> {
         let label = ["/metadata/labels/kubevirt.io~1os", "/spec/template/metadata/labels/kubevirt.io~1os"];
         let label = label.iter().filter_map(|place| self.vm.pointer(place)?.as_str());
         let preference = self.vm.pointer("/spec/preference/name").and_then(Value::as_str);
-        let hints =
-            self.annotation("vm.kubevirt.io/os").into_iter().chain(marked).chain(label).chain(preference);
-        let known: Vec<GuestOs> = hints.filter_map(GuestOs::from_hint).collect();
-        let hyperv =
-            self.is_set("/domain/features/hyperv") || self.is_set("/domain/features/hypervPassthrough");
-        known
-            .iter()
-            .find(|os| os.is_specific())
-            .or_else(|| known.first())
-            .cloned()
-            .or_else(|| hyperv.then(|| GuestOs::from_hint("windows")).flatten())
+        let hints = (self.seen.guest_os.iter().map(String::as_str))
+            .chain(self.annotation("vm.kubevirt.io/os"))
+            .chain(marked)
+            .chain(label)
+            .chain(preference)
+            .chain(self.seen.preference.as_deref());
+        let mut known = hints.filter_map(GuestOs::from_hint);
+        let Some(first) = known.next() else {
+            let hyperv =
+                self.is_set("/domain/features/hyperv") || self.is_set("/domain/features/hypervPassthrough");
+            return hyperv.then(|| GuestOs::from_hint("windows")).flatten();
+        };
+        if first.is_specific() {
+            return Some(first);
+        }
+        // What contradicts it is not more exact.
+        let fits = |os: &GuestOs| first.family == OsFamily::Other || os.family == first.family;
+        let exact = known.find(|os| os.is_specific() && fits(os));
+        Some(exact.unwrap_or(first))
     }
 
     /// An annotation of the template or of the VM.
