@@ -15,12 +15,12 @@ use super::{
     state::Memory,
 };
 use crate::{
-    appliance::{DescriptorOptions, DiskFile, DiskFormat, Hardware, Warning, descriptor, of_vm},
+    appliance::{DescriptorOptions, DiskFile, DiskFormat, Hardware, VmSeen, Warning, descriptor, of_vm_with},
     conversion::{ConversionOptions, ConversionSource, ResumePolicy, Target, size_of_output},
     error::{Error, Result},
     image::{self, ReadOptions},
     kubevirt::{ExportSource, PlannedVolume, Session, Told, seconds},
-    pack::{Pack, PackDisk, PackEvent, PackOptions, PackReport, PackTarget, Signer},
+    pack::{Pack, PackBuilder, PackDisk, PackEvent, PackOptions, PackReport, PackTarget, Signer},
     source::Links,
 };
 
@@ -132,17 +132,8 @@ impl Export {
         source: &ExportSource,
     ) -> Result<()> {
         let planned = prepared.volumes.volumes.clone();
-        let [first, ..] = &planned[..] else {
-            return Err(Error::refused(
-                "the VM has no disk that can be exported, and an appliance needs one",
-            ));
-        };
-        let vm = description.ok_or_else(|| {
-            Error::usage("an appliance describes a VM, and there is none here")
-                .with_hint("name the VM or a snapshot of it, or export the volume by itself with -O vmdk")
-        })?;
-        // What cannot be described is told before anything is moved.
-        let (mut hardware, warnings) = of_vm(vm)?;
+        let first = first_of(&planned)?;
+        let (mut hardware, warnings) = described(description, prepared)?;
         if let Some(version) = self.cluster.kubevirt_version().await {
             hardware.platform = Some(format!("KubeVirt {version}"));
         }
@@ -154,8 +145,12 @@ impl Export {
         }
         let session = self.reach(run, prepared, source, &first.claim).await?;
         let links = self.all_links(&session, &planned).await?;
-        let mut parts =
-            self.parts(options, places, prepared, (&hardware, &warnings), &planned, &links).await?;
+        let mut sizes = Vec::new();
+        for links in &links {
+            sizes.push(self.disk_size(links).await?);
+        }
+        let parts = self.parts(options, places, prepared, (&hardware, &warnings), &sizes)?;
+        let mut parts = self.or_earlier(parts)?;
         if let Some(state) = &mut run.state {
             match &state.memory.described {
                 // The descriptor is that of the earlier run, and so is what it could not say.
@@ -167,7 +162,8 @@ impl Export {
         let tell = self.teller();
         parts.warnings.iter().for_each(|warning| tell(Told::Warning(warning.to_string())));
         let is_ours = outputs.first().is_some_and(|output| self.is_ours(run.memory(), first, output));
-        let pack = self.pack(options, &parts, links, is_ours, &planned)?;
+        let disks = links.into_iter().map(|links| ConversionSource::Links(links, self.options.transfer));
+        let pack = self.pack(options, &parts, disks, is_ours, &planned).build()?;
         for volume in &planned {
             if let Some(state) = &mut run.state {
                 state.remember_begun(&volume.claim)?;
@@ -210,28 +206,48 @@ impl Export {
         Ok(links)
     }
 
-    /// The descriptor, or that of an earlier run that is taken up, whatever the VM looks like by now.
-    async fn parts(
+    /// Refuses what no appliance can be made of, and what is asked of one and cannot be: before anything is made, the
+    /// disks' sizes being made up.
+    pub(super) async fn check_appliance(
+        &self,
+        options: &ApplianceOptions,
+        places: &Places,
+        prepared: &Prepared,
+    ) -> Result<()> {
+        first_of(&prepared.volumes.volumes)?;
+        let vm = match &prepared.vm {
+            Some(vm) => Some(self.expanded_or_not(vm, &prepared.means, prepared.stopped).await?.0),
+            None => None,
+        };
+        let (hardware, warnings) = described(vm.as_ref(), prepared)?;
+        let sizes = vec![SECTOR_LEN; prepared.volumes.volumes.len()];
+        let parts = self.parts(options, places, prepared, (&hardware, &warnings), &sizes)?;
+        // Names for what nobody looks at yet.
+        let disks = parts.names.iter().cloned().map(ConversionSource::Location);
+        self.pack(options, &parts, disks, false, &[]).check()
+    }
+
+    /// How the VM is described with disks of these sizes.
+    fn parts(
         &self,
         options: &ApplianceOptions,
         places: &Places,
         prepared: &Prepared,
         (hardware, warnings): (&Hardware, &[Warning]),
-        planned: &[PlannedVolume],
-        links: &[Arc<dyn Links>],
+        sizes: &[u64],
     ) -> Result<Parts> {
         let (target, base) = places.appliance(options.packaging)?;
         let mut files = Vec::new();
-        for ((volume, links), number) in planned.iter().zip(links).zip(1..) {
+        for ((volume, size), number) in prepared.volumes.volumes.iter().zip(sizes).zip(1..) {
             files.push(DiskFile {
                 disk: hardware.disks.iter().any(|disk| disk.name == volume.name).then(|| volume.name.clone()),
                 file_name: format!("{base}-disk{number}.{}", self.spec.format().name()),
-                virtual_size: self.disk_size(links).await?,
+                virtual_size: *size,
                 format: DiskFormat::of(&self.spec),
             });
         }
         let described = descriptor(hardware, &options.descriptor, &files, warnings)?;
-        let mut parts = Parts {
+        Ok(Parts {
             target,
             base,
             template: described.template,
@@ -239,7 +255,11 @@ impl Export {
             mtime: options.mtime.or_else(|| made(prepared)).unwrap_or(0),
             warnings: described.warnings,
             is_earlier: false,
-        };
+        })
+    }
+
+    /// What an earlier run that is taken up has written, whatever the VM looks like by now.
+    fn or_earlier(&self, mut parts: Parts) -> Result<Parts> {
         let conversion = &self.options.conversion;
         if conversion.resume == ResumePolicy::Resume
             && let Some(earlier) = Pack::earlier(&parts.target, Some(&parts.base), conversion)?
@@ -264,14 +284,15 @@ impl Export {
         })
     }
 
+    /// The appliance, set up.
     fn pack(
         &self,
         options: &ApplianceOptions,
         parts: &Parts,
-        links: Vec<Arc<dyn Links>>,
+        disks: impl IntoIterator<Item = ConversionSource>,
         is_ours: bool,
         planned: &[PlannedVolume],
-    ) -> Result<Pack> {
+    ) -> PackBuilder {
         let conversion = ConversionOptions {
             force: self.options.conversion.force || is_ours,
             ..self.options.conversion.clone()
@@ -296,14 +317,14 @@ impl Export {
                 }
                 PackEvent::Ended => listener(ExportEvent::Ended),
             });
-        for (index, links) in links.into_iter().enumerate() {
-            let disk = PackDisk::new(ConversionSource::Links(links, self.options.transfer));
+        for (index, source) in disks.into_iter().enumerate() {
+            let disk = PackDisk::new(source);
             builder = builder.disk(match parts.names.get(index) {
                 Some(name) => disk.named(name.clone()),
                 None => disk,
             });
         }
-        builder.build()
+        builder
     }
 
     /// The records of an appliance that an earlier run completed.
@@ -368,6 +389,25 @@ impl Export {
             None => Form::Images(self.spec.format()),
         }
     }
+}
+
+/// The volume that is fetched first.
+fn first_of(planned: &[PlannedVolume]) -> Result<&PlannedVolume> {
+    planned
+        .first()
+        .ok_or_else(|| Error::refused("the VM has no disk that can be exported, and an appliance needs one"))
+}
+
+/// The hardware of the VM that is exported, from its description and what was seen of it besides.
+fn described(description: Option<&Value>, prepared: &Prepared) -> Result<(Hardware, Vec<Warning>)> {
+    let vm = description.ok_or_else(|| {
+        Error::usage("an appliance describes a VM, and there is none here")
+            .with_hint("name the VM or a snapshot of it, or export the volume by itself with -O vmdk")
+    })?;
+    let seen = prepared.seen.clone();
+    // Expansion takes it out of the description.
+    let seen = prepared.vm.iter().fold(seen, VmSeen::with_preference_of);
+    of_vm_with(vm, &seen)
 }
 
 fn record(

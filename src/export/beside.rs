@@ -26,21 +26,32 @@ impl Export {
         {
             spec.extend(strategy.clone());
         }
-        let expanded = match self.expanded(&vm, &prepared.means, run.stopped.is_some()).await {
-            Ok(expanded) => expanded,
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+        let (expanded, warning) = self.expanded_or_not(&vm, &prepared.means, run.stopped.is_some()).await?;
+        run.warnings.extend(warning);
+        Ok(Some(VirtualMachine::description(&expanded)))
+    }
+
+    /// The VM expanded, or as it is, with the reason, where it may be used like that.
+    pub(super) async fn expanded_or_not(
+        &self,
+        vm: &Value,
+        means: &Means,
+        is_stopped: bool,
+    ) -> Result<(Value, Option<String>)> {
+        match self.expanded(vm, means, is_stopped).await {
+            Ok(expanded) => Ok((expanded, None)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
             // Firmware, buses and models would be wrong without a word in the appliance.
-            Err(error) if self.options.appliance.is_some() && has_references(&vm) => {
-                return Err(error.prefixed("the VM's instancetype and preference cannot be written out: "));
+            Err(error) if self.options.appliance.is_some() && has_references(vm) => {
+                Err(error.prefixed("the VM's instancetype and preference cannot be written out: "))
             }
             Err(error) => {
-                run.warnings.push(format!(
+                let warning = format!(
                     "the VM's description is as it is in the cluster, instancetype and preference not written out: {error}"
-                ));
-                vm
+                );
+                Ok((vm.clone(), Some(warning)))
             }
-        };
-        Ok(Some(VirtualMachine::description(&expanded)))
+        }
     }
 
     /// The VM with instancetype and preference written out, by the cluster.

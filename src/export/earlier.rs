@@ -17,7 +17,7 @@ use crate::{
     conversion::{ResumePolicy, Target, paths_of, size_of_output},
     error::{Error, ErrorKind, Result},
     image::{self, ReadOptions},
-    kubevirt::{ExportSource, PlannedVolume, Sighting, demand, run_id, types::VirtualMachine},
+    kubevirt::{ExportSource, PlannedVolume, Sighting, run_id, types::VirtualMachine},
     pack::PackTarget,
     pipeline::{
         manifest::{ContainerManifest, Manifest},
@@ -110,8 +110,7 @@ impl Export {
     async fn discard(&self, places: &Places, opened: Opened, left: Left) -> Result<RunState> {
         let prepared = self.uncancelled(self.prepare(None)).await?;
         let outputs = places.outputs(&prepared.volumes.volumes, self.form())?;
-        self.check_outputs(places, Some(&left.memory), &prepared, &outputs).await?;
-        self.uncancelled(demand(&self.cluster, &prepared.rights)).await?;
+        self.uncancelled(self.check(places, Some(&left.memory), &prepared, &outputs)).await?;
         if let Some(after) = self.named_after() {
             // What it left in the cluster is of no use to anybody.
             let with_snapshot = left.memory.snapshot.is_some();

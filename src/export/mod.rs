@@ -32,7 +32,7 @@ pub use self::{
 use crate::{
     conversion::ConversionOptions,
     error::Result,
-    kubevirt::{Cluster, Quiesce, Reach, Told, demand},
+    kubevirt::{Cluster, Quiesce, Reach, Told},
     pipeline::progress::Progress,
     source::Transfer,
 };
@@ -230,8 +230,7 @@ impl Export {
         let memory = left.as_ref().map(|left| &left.memory);
         let prepared = self.prepare(memory.filter(|_| goes_on)).await?;
         let outputs = places.outputs(&prepared.volumes.volumes, self.form())?;
-        self.check_outputs(&places, memory, &prepared, &outputs).await?;
-        demand(&self.cluster, &prepared.rights).await?;
+        self.check(&places, memory, &prepared, &outputs).await?;
         Ok(prepared.plan)
     }
 

@@ -6,12 +6,13 @@ use serde_json::Value;
 
 use super::{Export, ExportOf, SourceChoice, output::Places, state::Memory};
 use crate::{
+    appliance::VmSeen,
     conversion::Target,
     error::{Error, ErrorKind, Result},
     kubevirt::{
         Consistency, ExportSource, LeftOut, PlannedVolume, Power, Quiesce, Reach, Right, SessionOptions,
         Sighting, Snapshot, TO_EXPAND, TO_EXPAND_GIVEN, TO_EXPORT, TO_FOLLOW, TO_SNAPSHOT, TO_STOP, Teller,
-        VolumePlan, begin_anew, no_agent, to_forward,
+        VolumePlan, begin_anew, demand, no_agent, to_forward,
     },
 };
 
@@ -72,10 +73,14 @@ pub(super) struct Prepared {
     pub(super) volumes: VolumePlan,
     /// The VM's whole object, if there is one.
     pub(super) vm: Option<Value>,
+    /// What was seen of the VM while it ran, if an appliance is made of it.
+    pub(super) seen: VmSeen,
     pub(super) snapshot: Option<Snapshot>,
     pub(super) consistency: Consistency,
     /// The VM is stopped first.
     pub(super) stop: bool,
+    /// It is so now, or was by an earlier run: what is in the cluster is not what it was.
+    pub(super) stopped: bool,
     pub(super) rights: Vec<Right>,
 }
 
@@ -141,11 +146,11 @@ impl Export {
         if found.stop {
             rights.extend(TO_STOP);
         }
+        let stopped = found.stop || memory.is_some_and(|memory| memory.stopped.is_some());
         // An appliance says what these set, so it cannot do without them.
         if self.options.appliance.is_some() && found.vm.as_ref().is_some_and(has_references) {
-            let is_stopped = found.stop || memory.is_some_and(|memory| memory.stopped.is_some());
             rights.push(match &found.means {
-                Means::Direct(ExportSource::VirtualMachine(_)) if !is_stopped => TO_EXPAND,
+                Means::Direct(ExportSource::VirtualMachine(_)) if !stopped => TO_EXPAND,
                 _ => TO_EXPAND_GIVEN,
             });
         }
@@ -161,16 +166,52 @@ impl Export {
             space_needed,
             space_free: places.free(),
         };
+        let seen = match memory.and_then(|memory| memory.seen.clone()) {
+            Some(seen) => seen,
+            None => self.seen().await?,
+        };
         Ok(Prepared {
             plan,
             means: found.means,
             volumes: found.volumes,
             vm: found.vm,
+            seen,
             snapshot: found.snapshot,
             consistency: found.consistency,
             stop: found.stop,
+            stopped,
             rights,
         })
+    }
+
+    /// What the VM's instance, if there is one, tells that its description does not.
+    async fn seen(&self) -> Result<VmSeen> {
+        let ExportOf::Vm(name) = &self.of else { return Ok(VmSeen::default()) };
+        if self.options.appliance.is_none() {
+            return Ok(VmSeen::default());
+        }
+        let instance = self.cluster.instance(name).await?;
+        Ok(instance.as_ref().map(VmSeen::of_instance).unwrap_or_default())
+    }
+
+    /// Refuses, before anything is made, what stands in the way of a run. `memory` is what an earlier run left,
+    /// whether it is taken up or discarded.
+    ///
+    /// # Errors
+    /// Something does.
+    pub(super) async fn check(
+        &self,
+        places: &Places,
+        memory: Option<&Memory>,
+        prepared: &Prepared,
+        outputs: &[Target],
+    ) -> Result<()> {
+        self.check_outputs(places, memory, prepared, outputs).await?;
+        demand(&self.cluster, &prepared.rights).await?;
+        match &self.options.appliance {
+            Some(options) => self.check_appliance(options, places, prepared).await,
+            None => Ok(()),
+        }
     }
 
     pub(super) fn session_options(&self, run: &str, bytes: u64) -> SessionOptions {

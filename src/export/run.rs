@@ -13,7 +13,7 @@ use super::{
 use crate::{
     conversion::{Conversion, ConversionOptions, ConversionSource, Target},
     error::{Error, ErrorKind, Result},
-    kubevirt::{Consistency, ExportSource, LeftOut, Making, Session, SessionOptions, Teller, demand},
+    kubevirt::{Consistency, ExportSource, LeftOut, Making, Session, SessionOptions, Teller},
     source::Links,
 };
 
@@ -87,8 +87,12 @@ impl Export {
     async fn work(&self, places: &Places, run: &mut Run) -> Result<String> {
         let mut prepared = self.uncancelled(self.prepare(run.memory())).await?;
         let outputs = places.outputs(&prepared.volumes.volumes, self.form())?;
-        self.check_outputs(places, run.memory(), &prepared, &outputs).await?;
-        self.uncancelled(demand(&self.cluster, &prepared.rights)).await?;
+        self.uncancelled(self.check(places, run.memory(), &prepared, &outputs)).await?;
+        if self.options.appliance.is_some()
+            && let Some(state) = &mut run.state
+        {
+            state.remember_seen(&prepared.seen)?;
+        }
         if let Means::Through(vm) = prepared.means.clone() {
             self.through_snapshot(&vm, run, &mut prepared).await?;
         }

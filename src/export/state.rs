@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{ApplianceRecord, VolumeRecord};
 use crate::{
-    appliance::Warning,
+    appliance::{VmSeen, Warning},
     error::{Error, Result},
     kubevirt::Sighting,
 };
@@ -38,6 +38,8 @@ pub(super) struct Memory {
     pub(super) snapshot: Option<String>,
     /// The run strategy of the VM that was stopped for it and not put back yet.
     pub(super) stopped: Option<Value>,
+    /// What was seen of the VM while it ran, for its appliance.
+    pub(super) seen: Option<VmSeen>,
     /// The source, as it was before the first byte was taken.
     pub(super) source: Option<Sighting>,
     /// Claims whose volumes were begun: what then stands under their outputs' names is this run's.
@@ -85,6 +87,9 @@ enum Line {
     },
     Source {
         source: Sighting,
+    },
+    Seen {
+        seen: VmSeen,
     },
     Snapshot {
         name: String,
@@ -250,6 +255,7 @@ impl Memory {
     fn take(&mut self, line: Line) {
         match line {
             Line::Run { .. } => {}
+            Line::Seen { seen } => self.seen = Some(seen),
             Line::Source { source } => self.source = Some(source),
             Line::Snapshot { name } => self.snapshot = Some(name),
             Line::Stopped { strategy } => self.stopped = Some(strategy),
@@ -298,6 +304,14 @@ impl RunState {
             return Ok(());
         }
         self.remember_line(Line::Source { source })
+    }
+
+    /// Remembers what was seen of the VM, before it is stopped.
+    pub(super) fn remember_seen(&mut self, seen: &VmSeen) -> Result<()> {
+        if self.memory.seen.as_ref() == Some(seen) {
+            return Ok(());
+        }
+        self.remember_line(Line::Seen { seen: seen.clone() })
     }
 
     /// Remembers the snapshot that was made.

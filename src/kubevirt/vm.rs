@@ -134,6 +134,14 @@ impl Cluster {
         VirtualMachine::new(self.must_find(&Resource::vms(), name).await?)
     }
 
+    /// The VirtualMachineInstance of a VM, as the cluster has it; `None` if there is none.
+    ///
+    /// # Errors
+    /// The cluster refuses, or cannot be reached.
+    pub async fn instance(&self, vm: &str) -> Result<Option<Value>> {
+        self.find(&Resource::vmis(), vm).await
+    }
+
     /// Whether a VM runs. An instance that has ended does not, to KubeVirt since 1.5.
     ///
     /// # Errors

@@ -6,7 +6,8 @@ use std::{
     process::Command,
 };
 
-use vmferry_sim::{Config, Disk, Vm};
+use serde_json::json;
+use vmferry_sim::{Config, Disk, LoggedRequest, Vm};
 
 use super::cluster::{Cluster, MIB, end, web};
 use crate::support::{listing, material, read, run, scratch, vmferry, wait_for};
@@ -224,6 +225,128 @@ fn what_cannot_be_an_appliance_is_refused_before_anything_is_made() {
         cluster.assert_clean();
         assert_eq!(listing(place.path()), Vec::<String>::new(), "{args:?}");
     }
+}
+
+/// The descriptor in `out/web`, of an export of `demo/web` there.
+#[track_caller]
+fn described(cluster: &Cluster, place: &Path, more: &[&str]) -> String {
+    let args = [&["demo/web", "--output", "out", "-O", "ovf"], more].concat();
+    cluster.run(place, &args).expect(0);
+    cluster.assert_clean();
+    fs::read_to_string(place.join("out/web/web.ovf")).unwrap()
+}
+
+/// Expansion takes it out of the VM, and `linux` is all that it leaves there as a hint.
+#[test]
+fn the_preference_is_a_hint_at_the_operating_system_whatever_the_vm_is_exported_through() {
+    for is_running in [false, true] {
+        let cluster = Cluster::start(Config::default());
+        let disk = Disk::bytes(cluster.disk(9, MIB));
+        cluster
+            .sim
+            .add_vm(Vm::new("demo", "web").disk("root", disk).preference("fedora").running(is_running));
+        let descriptor = described(&cluster, scratch().path(), &[]);
+        assert!(descriptor.contains("<Description>Fedora (64-bit)</Description>"), "{descriptor}");
+        assert!(descriptor.contains("fedora64Guest"), "{descriptor}");
+    }
+}
+
+/// A VM that runs, and whose cards have no addresses in its description.
+fn running() -> Cluster {
+    let cluster = Cluster::start(Config::default());
+    let disk = Disk::bytes(cluster.disk(10, MIB));
+    let vm = Vm::new("demo", "web").disk("root", disk).preference("windows.11").running(true).agent(true);
+    let spec = json!({"template": {"spec": {
+        "domain": {"devices": {"interfaces": [
+            {"name": "default", "masquerade": {}},
+            {"name": "lan", "bridge": {}, "macAddress": "02:AA:00:00:00:07"},
+            {"name": "wan", "bridge": {}},
+        ]}},
+        "networks": [
+            {"name": "default", "pod": {}},
+            {"name": "lan", "multus": {"networkName": "one/net"}},
+            {"name": "wan", "multus": {"networkName": "two/net"}},
+        ],
+    }}});
+    cluster.sim.add_vm(vm.patch(&spec));
+    cluster
+}
+
+/// That of the simulator's guest, and the addresses that it has.
+#[track_caller]
+fn assert_as_seen(descriptor: &str) {
+    assert!(descriptor.contains("<Description>Debian GNU/Linux 13 (64-bit)</Description>"), "{descriptor}");
+    for mac in ["02:00:00:00:00:00", "02:aa:00:00:00:07", "02:00:00:00:00:02"] {
+        assert!(descriptor.contains(&format!("<rasd:Address>{mac}</rasd:Address>")), "{mac}: {descriptor}");
+    }
+    for network in ["VM Network", "one/net", "two/net"] {
+        assert!(descriptor.contains(&format!("<Network ovf:name=\"{network}\">")), "{network}: {descriptor}");
+    }
+    assert!(!descriptor.contains("states no MAC"), "{descriptor}");
+}
+
+#[test]
+fn what_only_the_running_guest_tells_is_in_the_appliance() {
+    for more in [&["--mac", "keep"][..], &["--stop", "--mac", "keep"]] {
+        assert_as_seen(&described(&running(), scratch().path(), more));
+    }
+}
+
+#[test]
+fn what_was_seen_of_a_vm_before_it_was_stopped_is_remembered() {
+    let (cluster, place) = (running(), scratch());
+    let args = ["demo/web", "--output", "out", "-O", "ovf", "--stop"];
+    let mut child = cluster.spawn(place.path(), &args);
+    wait_for("the VM to be stopped", || {
+        cluster.sim.objects("virtualmachines", None)[0]["spec"]["runStrategy"] == "Halted"
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for("the instance to go", || cluster.sim.objects("virtualmachineinstances", None).is_empty());
+    assert_as_seen(&described(&cluster, place.path(), &["--stop"]));
+}
+
+#[test]
+fn a_stopped_vm_that_states_no_address_to_keep_is_told() {
+    let cluster = Cluster::start(Config::default());
+    cluster.sim.add_vm(Vm::new("demo", "web").disk("root", Disk::bytes(cluster.disk(11, MIB))));
+    let says = "the VM states no MAC for \"default\"";
+    let (place, other) = (scratch(), scratch());
+    let args = ["demo/web", "--output", "a.ova", "--mac", "keep"];
+    let told = cluster.run(place.path(), &args).expect(0).stderr;
+    assert!(told.contains(says) && told.contains("while it runs"), "{told}");
+    assert!(described(&cluster, place.path(), &args[3..]).contains("states no MAC for"));
+    assert!(!described(&cluster, other.path(), &[]).contains("states no MAC for"), "nobody asked for it");
+}
+
+#[test]
+fn what_is_asked_for_in_vain_is_refused_before_anything_is_made() {
+    let cluster = Cluster::start(Config::default());
+    let vm = |name: &str, seed| Vm::new("demo", name).disk("root", Disk::bytes(cluster.disk(seed, MIB)));
+    cluster.sim.add_vm(vm("off", 12));
+    cluster.sim.add_vm(vm("on", 13).running(true));
+    let place = scratch();
+    for (args, says) in [
+        (&["--os-type", "nonsense"][..], "unknown operating system \"nonsense\""),
+        (&["--network-map", "nowhere=LAN"], "in no network \"nowhere\""),
+        (&["--disk-bus", "nvme", "--target-profile", "proxmox"], "no disk controller nvme"),
+        (&["--disk-format", "qcow2"], "streamOptimized"),
+        (&["--mtime", "99999999999"], "too late for an archive"),
+    ] {
+        for source in [&["demo/off"][..], &["demo/on"], &["demo/on", "--stop"], &["demo/on", "--dry-run"]] {
+            let args = [source, &["--output", "out", "-O", "ova"], args].concat();
+            let failed = cluster.run(place.path(), &args).expect(2);
+            assert!(failed.stderr.contains(says), "{args:?}: {}", failed.stderr);
+            assert_eq!(listing(place.path()), [""; 0], "{args:?}");
+        }
+    }
+    let changing = |request: &LoggedRequest| {
+        let is_asking = request.path.contains("selfsubjectaccessreviews") || request.path.contains("expand");
+        request.method != "GET" && !is_asking
+    };
+    let changes: Vec<String> =
+        cluster.sim.requests().into_iter().filter(changing).map(|request| request.path).collect();
+    assert_eq!(changes, [""; 0]);
 }
 
 /// What qemu-img, the hashes' own programs and the schema say of an appliance in a directory.
