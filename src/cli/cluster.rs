@@ -39,6 +39,11 @@ pub(crate) struct ClusterArgs {
 }
 
 impl ClusterArgs {
+    /// The kubeconfig, if one is named.
+    pub(super) fn kubeconfig(&self) -> Option<&PathBuf> {
+        self.kubeconfig.as_ref()
+    }
+
     /// The cluster, for commands that somebody waits for: one that cannot be reached is given up soon.
     pub(crate) async fn connect_briefly(&self, namespace: Option<&str>) -> Result<Cluster, Error> {
         self.connect(namespace, Some(BRIEFLY)).await

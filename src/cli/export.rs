@@ -350,7 +350,14 @@ impl ExportArgs {
                 ..self.writing.options()
             },
             appliance: None,
+            inputs: self.inputs(),
         }
+    }
+
+    /// The files that are read beside the disks.
+    fn inputs(&self) -> Vec<PathBuf> {
+        let named = [self.job.as_ref(), self.http.ca_file.as_ref(), self.cluster.kubeconfig()];
+        self.seal.files().chain(named.into_iter().flatten()).cloned().collect()
     }
 }
 

@@ -29,7 +29,7 @@ pub use self::{
 pub use self::{object::UploadPlan, options::ObjectOptions};
 pub(crate) use self::{
     place::{
-        check_output_free, paths_of, refuse_inputs, refuse_parts, refuse_sources, remove_output,
+        check_output_free, files_of, paths_of, refuse_inputs, refuse_parts, refuse_sources, remove_output,
         size_of_output, write_beside,
     },
     report::tree_digest,

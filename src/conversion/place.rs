@@ -117,7 +117,7 @@ pub(crate) fn refuse_sources<'a>(
     sources: impl IntoIterator<Item = &'a ConversionSource>,
 ) -> Result<()> {
     for source in sources {
-        for file in [&paths.output, &paths.partial, &paths.journal, &paths.manifest] {
+        for file in files_of(paths) {
             let is_object = paths.is_object && source.is_location(&file.to_string_lossy());
             if is_object || source.is_file(file) {
                 return Err(Error::refused(format!("{} is the source itself", file.display()))
@@ -128,12 +128,19 @@ pub(crate) fn refuse_sources<'a>(
     Ok(())
 }
 
+/// The files that are written for an output.
+pub(crate) fn files_of(paths: &TargetPaths) -> [&PathBuf; 4] {
+    [&paths.output, &paths.partial, &paths.journal, &paths.manifest]
+}
+
 /// Refuses to write over one of `inputs`, which are read beside the disks.
-pub(crate) fn refuse_inputs(paths: &TargetPaths, inputs: &[PathBuf]) -> Result<()> {
-    let mut written = [&paths.output, &paths.partial, &paths.journal, &paths.manifest].into_iter();
-    match written.find(|file| inputs.iter().any(|input| same_file(input, file))) {
+pub(crate) fn refuse_inputs<'a>(
+    written: impl IntoIterator<Item = &'a PathBuf>,
+    inputs: &[PathBuf],
+) -> Result<()> {
+    match written.into_iter().find(|file| inputs.iter().any(|input| same_file(input, file))) {
         Some(file) => Err(Error::refused(format!(
-            "{} is an input itself: a description, a key or a certificate",
+            "{} is an input itself: a description, a key, a certificate or a configuration",
             file.display()
         ))
         .with_hint("choose another output, or copy the input elsewhere")),

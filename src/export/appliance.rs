@@ -307,7 +307,7 @@ impl Export {
                 manifest_hash: options.manifest_hash,
                 mtime: parts.mtime,
                 signer: options.signer.clone(),
-                inputs: Vec::new(),
+                inputs: self.options.inputs.clone(),
             })
             .cancel_token(self.cancel.clone())
             .on_event(move |event| match event {

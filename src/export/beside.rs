@@ -1,19 +1,22 @@
 //! What stands beside the disks: the VM's description, the record, sums.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::{
-    Export, output,
+    Export, ExportOptions, Packaging,
+    output::{self, Form, Places, descriptions, partial_of},
     prepare::{Means, Prepared, has_references},
     record::{ExportRecord, LeftOutRecord, RECORD_VERSION, SourceRecord},
     run::Run,
 };
 use crate::{
-    conversion::write_beside,
+    conversion::{Target, files_of, refuse_inputs, write_beside},
     error::{Error, ErrorKind, Result},
     kubevirt::{ExportSource, Snapshot, now, types::VirtualMachine},
+    pack::PackTarget,
+    pipeline::target::TargetPaths,
 };
 
 impl Export {
@@ -64,6 +67,27 @@ impl Export {
             _ => self.cluster.expanded(vm).await?,
         };
         Ok(if expanded.is_object() { expanded } else { vm.clone() })
+    }
+
+    /// Refuses outputs that would be written over what is read beside the disks: permission to overwrite is none to
+    /// lose a key.
+    pub(super) fn refuse_inputs(&self, places: &Places, outputs: &[Target]) -> Result<()> {
+        let Self { options: ExportOptions { inputs, conversion, .. }, .. } = self;
+        for output in outputs {
+            let Target::Path(path) = output else { continue };
+            refuse_inputs(files_of(&TargetPaths::new(path, conversion.journal.as_deref(), true)?), inputs)?;
+        }
+        let mut beside: Vec<PathBuf> = Vec::new();
+        if let Some(directory) = places.directory() {
+            beside.extend([DESCRIPTION, RECORD, SUMS].map(|name| directory.join(name)));
+        }
+        if let Form::Appliance(packaging @ Packaging::Ovf, _) = self.form()
+            && let (PackTarget::Directory(directory), base) = places.appliance(packaging)?
+        {
+            beside.extend(descriptions(&directory, &base));
+        }
+        let partials: Vec<PathBuf> = beside.iter().map(|path| partial_of(path)).collect();
+        refuse_inputs(beside.iter().chain(&partials), inputs)
     }
 
     /// Writes what stands beside the disks.

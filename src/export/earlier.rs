@@ -8,7 +8,7 @@ use std::{
 use super::{
     Export, ExportEvent, ExportOf, Packaging, VolumeRecord,
     beside::{DESCRIPTION, RECORD, SUMS},
-    output::{self, Form, Places, shown},
+    output::{self, Form, Places, descriptions, shown},
     prepare::{Means, Prepared},
     run::Run,
     state::{self, Exported, Found, Left, Memory, Opened, RunState},
@@ -153,7 +153,7 @@ impl Export {
             && memory.packed.is_some()
             && let (PackTarget::Directory(directory), base) = places.appliance(packaging)?
         {
-            paths.extend(["ovf", "mf", "cert"].map(|name| directory.join(format!("{base}.{name}"))));
+            paths.extend(descriptions(&directory, &base));
         }
         output::remove_files(&paths)
     }
@@ -198,6 +198,7 @@ impl Export {
             return Err(Error::usage("--journal names one file, and several volumes are exported")
                 .with_hint("leave it out: each volume has a journal beside it"));
         }
+        self.refuse_inputs(places, outputs)?;
         let serves = |volume: &PlannedVolume, output: &Target| match options.resume {
             ResumePolicy::Restart => memory.is_some_and(|memory| self.is_replaceable(memory, volume, output)),
             _ => self.done(places, memory, volume, output).is_some() || self.is_ours(memory, volume, output),

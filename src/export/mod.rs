@@ -117,6 +117,9 @@ pub struct ExportOptions {
     pub conversion: ConversionOptions,
     /// An appliance of all volumes instead of an image for each.
     pub appliance: Option<ApplianceOptions>,
+    /// Files that are read beside the disks: key, certificate, kubeconfig and the like. What would be written over
+    /// one of them, or remove it, is refused.
+    pub inputs: Vec<PathBuf>,
 }
 
 impl Default for ExportOptions {
@@ -134,6 +137,7 @@ impl Default for ExportOptions {
             service_url: None,
             conversion: ConversionOptions::default(),
             appliance: None,
+            inputs: Vec::new(),
         }
     }
 }

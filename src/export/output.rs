@@ -241,6 +241,11 @@ pub(super) async fn check_free(outputs: &[Target], options: &ConversionOptions) 
     Ok(())
 }
 
+/// What describes the images of an appliance in a directory.
+pub(super) fn descriptions(directory: &Path, base: &str) -> [PathBuf; 3] {
+    ["ovf", "mf", "cert"].map(|extension| directory.join(format!("{base}.{extension}")))
+}
+
 /// Removes files, some of which may not be there.
 ///
 /// # Errors
@@ -260,9 +265,7 @@ pub(super) fn remove_files(paths: &[PathBuf]) -> Result<()> {
 /// Writes a small file, whole or not at all, readable by its owner alone. What stands under the name
 /// that it has meanwhile is removed, never followed or written to.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
+    let partial = partial_of(path);
     let write = || {
         match fs::remove_file(&partial) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -279,6 +282,13 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
     };
     write().map_err(|error| Error::io("write", path, error))
+}
+
+/// What a small file is called until it is whole.
+pub(super) fn partial_of(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    path.with_file_name(name)
 }
 
 /// An output as records call it: by its name beside them.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     conversion::{
-        ConversionOptions, ResumePolicy, check_output_free, is_object_url, job::JobDisk, paths_of,
+        ConversionOptions, ResumePolicy, check_output_free, files_of, is_object_url, job::JobDisk, paths_of,
         refuse_inputs, refuse_parts, refuse_sources, remove_output, size_of_output,
     },
     error::{Error, FormatContext as _, Result},
@@ -63,7 +63,7 @@ impl Pack {
     /// overwrite an output is no permission to lose what it is made of.
     pub(super) fn refuse_read(&self, paths: &TargetPaths) -> Result<()> {
         refuse_sources(paths, self.disks.iter().map(|disk| &disk.source))?;
-        refuse_inputs(paths, &self.options.inputs)
+        refuse_inputs(files_of(paths), &self.options.inputs)
     }
 
     /// Looks at what an earlier run left. What this run would overwrite without having been told so is

@@ -10,7 +10,10 @@ use serde_json::json;
 use vmferry_sim::{Config, Disk, LoggedRequest, Vm};
 
 use super::cluster::{Cluster, MIB, end, web};
-use crate::support::{listing, material, read, run, scratch, vmferry, wait_for};
+use crate::{
+    ova::key_pair,
+    support::{Finished, listing, material, read, run, scratch, vmferry, wait_for},
+};
 
 #[test]
 fn a_vm_becomes_an_ova_that_others_take() {
@@ -347,6 +350,55 @@ fn what_is_asked_for_in_vain_is_refused_before_anything_is_made() {
     let changes: Vec<String> =
         cluster.sim.requests().into_iter().filter(changing).map(|request| request.path).collect();
     assert_eq!(changes, [""; 0]);
+}
+
+/// Permission to overwrite an output is none to lose a key.
+#[test]
+fn what_an_export_reads_is_not_overwritten() {
+    let cluster = Cluster::start(Config::default());
+    cluster.sim.add_vm(Vm::new("demo", "web").disk("root", Disk::bytes(cluster.disk(14, MIB))));
+    let keys = scratch();
+    let (key, cert) = key_pair(keys.path(), "k", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    for (option, name, form) in [
+        ("--sign-key", "web-disk1.vmdk", "ovf"),
+        ("--sign-key", "web.ova", "ova"),
+        ("--sign-cert", "web.ova.partial", "ova"),
+        ("--sign-cert", "web.cert", "ovf"),
+        ("--sign-cert", "web.mf.partial", "ovf"),
+        ("--sign-cert", "manifest.json", "ova"),
+        ("--kubeconfig", "vm.yaml", "ova"),
+        ("--kubeconfig", "root.raw", "raw"),
+    ] {
+        let place = scratch();
+        let directory = place.path().join("out/web");
+        fs::create_dir_all(&directory).unwrap();
+        let input = directory.join(name);
+        let from = match option {
+            "--sign-key" => &key,
+            "--sign-cert" => &cert,
+            _ => &cluster.kubeconfig,
+        };
+        fs::copy(from, &input).unwrap();
+        let mut args = vec!["demo/web", "--output", "out", "--force", "-O", form];
+        match option {
+            "--sign-key" => args.extend(["--sign-key", text(&input), "--sign-cert", text(&cert)]),
+            "--sign-cert" => args.extend(["--sign-key", text(&key), "--sign-cert", text(&input)]),
+            _ => {}
+        }
+        for restart in [&[][..], &["--restart"], &["--dry-run"]] {
+            let args = [&args[..], restart].concat();
+            let mut command = match option {
+                "--kubeconfig" => vmferry(["export", "--kubeconfig", text(&input)]),
+                _ => cluster.command(place.path(), &[]),
+            };
+            let finished: Finished = command.args(&args).current_dir(place.path()).output().unwrap().into();
+            let said = finished.expect(5).stderr;
+            assert!(said.contains("input itself"), "{option} {name}: {said}");
+            assert!(read(&input) == read(from), "{option} {name}");
+            assert_eq!(listing(&directory), [name], "{option} {name}");
+        }
+    }
+    assert!(cluster.sim.requests().iter().all(|request| !request.path.contains("virtualmachineexports")));
 }
 
 /// What qemu-img, the hashes' own programs and the schema say of an appliance in a directory.
