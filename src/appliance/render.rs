@@ -31,6 +31,30 @@ pub struct Descriptor {
 /// Describes hardware for a target. `files` follow the descriptor in this order; `earlier` are the warnings
 /// of what made the hardware.
 ///
+/// ```
+/// use vmferry::appliance::{DescriptorOptions, DiskFile, TargetProfile, descriptor, of_vm};
+///
+/// let vm = serde_json::json!({
+///     "metadata": {"name": "db"},
+///     "spec": {"template": {"spec": {
+///         "domain": {"memory": {"guest": "2Gi"}, "devices": {"disks": [{"name": "root", "disk": {"bus": "virtio"}}]}},
+///         "volumes": [{"name": "root", "persistentVolumeClaim": {"claimName": "db-root"}}],
+///     }}},
+/// });
+/// let (hardware, warnings) = of_vm(&vm)?;
+/// let file = DiskFile {
+///     disk: Some("root".into()),
+///     file_name: "db-disk1.vmdk".into(),
+///     virtual_size: 1 << 30,
+///     ..DiskFile::default()
+/// };
+/// let options = DescriptorOptions { target_profile: TargetProfile::Proxmox, ..DescriptorOptions::default() };
+/// let described = descriptor(&hardware, &options, &[file], &warnings)?;
+/// assert!(described.template.contains("db-disk1.vmdk"));
+/// assert!(described.warnings.iter().any(|warning| warning.message.contains("root on sata")));
+/// # Ok::<(), vmferry::Error>(())
+/// ```
+///
 /// # Errors
 /// - The options name a network, an operating system or a controller that there is not.
 /// - A file is for a disk that there is not, or has a name that not every importer takes, or one that

@@ -25,6 +25,32 @@ use crate::{
 };
 
 /// An appliance instead of images by themselves.
+///
+/// ```no_run
+/// use vmferry::{
+///     ApplianceOptions, Export, ExportOf, ExportOptions, ExportTarget,
+///     appliance::{DescriptorOptions, TargetProfile},
+///     formats::Format,
+///     kubevirt::{Cluster, ClusterOptions},
+/// };
+///
+/// # async fn example() -> vmferry::Result<()> {
+/// let cluster = Cluster::connect(&ClusterOptions::default()).await?;
+/// let descriptor = DescriptorOptions { target_profile: TargetProfile::Proxmox, ..DescriptorOptions::default() };
+/// let appliance = ApplianceOptions { descriptor, ..ApplianceOptions::default() };
+/// let target = ExportTarget::File("db.ova".into());
+/// let report = Export::builder(cluster, ExportOf::Vm("db".into()), target)
+///     .spec(Format::Vmdk.into())
+///     .options(ExportOptions { appliance: Some(appliance), ..ExportOptions::default() })
+///     .build()
+///     .run()
+///     .await?;
+/// for warning in report.appliance.iter().flat_map(|appliance| &appliance.warnings) {
+///     println!("{warning}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct ApplianceOptions {
     /// One file or a directory.

@@ -79,7 +79,7 @@ pub(super) struct Prepared {
     pub(super) consistency: Consistency,
     /// The VM is stopped first.
     pub(super) stop: bool,
-    /// It is so now, or was by an earlier run: what is in the cluster is not what it was.
+    /// It is, or an earlier run has stopped it: the description is that of before.
     pub(super) stopped: bool,
     pub(super) rights: Vec<Right>,
 }
