@@ -63,6 +63,19 @@ named!(
     Generic = "generic"
 );
 
+impl TargetProfile {
+    /// Whether its importers take images of this format. VirtualBox goes by the URI, Proxmox VE by what `qemu-img` finds in
+    /// the file; the others read VMDKs, and vSphere only those that come as a stream.
+    pub(super) fn takes(self, format: DiskFormat) -> bool {
+        match format {
+            DiskFormat::Iso | DiskFormat::VmdkStream => true,
+            DiskFormat::Qcow2 | DiskFormat::Raw => self == Self::Proxmox,
+            DiskFormat::Vhd => self == Self::Virtualbox,
+            DiskFormat::VmdkSparse => matches!(self, Self::Proxmox | Self::Virtualbox),
+        }
+    }
+}
+
 /// Models of network cards that a description can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetNic {
@@ -169,6 +182,18 @@ impl DiskFormat {
             WriterSpec::Vmdk(options) if options.subformat == Subformat::MonolithicSparse => Self::VmdkSparse,
             WriterSpec::Raw(_) => Self::Raw,
             _ => Self::VmdkStream,
+        }
+    }
+
+    /// What people call it, with its article.
+    pub(super) const fn title(self) -> &'static str {
+        match self {
+            Self::Iso => "an ISO",
+            Self::Qcow2 => "a QCOW2",
+            Self::Raw => "a RAW",
+            Self::Vhd => "a VHD",
+            Self::VmdkSparse => "a monolithicSparse VMDK",
+            Self::VmdkStream => "a streamOptimized VMDK",
         }
     }
 

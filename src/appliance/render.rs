@@ -59,6 +59,7 @@ pub struct Descriptor {
 /// - The options name a network, an operating system or a controller that there is not.
 /// - A file is for a disk that there is not, or has a name that not every importer takes, or one that
 ///   another file has.
+/// - An image has a format that importers of that profile do not take.
 /// - More disks than the target has places for.
 pub fn descriptor(
     hardware: &Hardware,
@@ -75,6 +76,7 @@ pub fn descriptor(
         warnings: earlier.to_vec(),
     };
     check_names(files)?;
+    check_formats(options.target_profile, files)?;
     let disks = renderer.join(files)?;
     let networks = renderer.networks()?;
     renderer.processors()?;
@@ -435,6 +437,21 @@ fn check_names(files: &[DiskFile]) -> Result<()> {
         Some(file) => {
             Err(Error::usage(format!("two files of the appliance are called {:?}", file.file_name)))
         }
+    }
+}
+
+/// Importers refuse images of other formats, or take them for VMDKs.
+fn check_formats(profile: TargetProfile, files: &[DiskFile]) -> Result<()> {
+    match files.iter().find(|file| !profile.takes(file.format)) {
+        None => Ok(()),
+        Some(file) => Err(Error::usage(format!(
+            "the target {profile} does not take {} as {} image",
+            file.file_name,
+            file.format.title()
+        ))
+        .with_hint(
+            "write streamOptimized VMDKs, which every importer takes; Proxmox VE takes others in a directory",
+        )),
     }
 }
 

@@ -393,6 +393,33 @@ fn networks_of_one_name_in_two_namespaces_are_kept_apart() {
 }
 
 #[test]
+fn images_that_the_importer_does_not_take_are_refused() {
+    use TargetProfile::{Generic, Proxmox, Virtualbox, Vmware};
+    for (format, takers) in [
+        (DiskFormat::VmdkStream, &[Vmware, Virtualbox, Proxmox, Generic][..]),
+        (DiskFormat::VmdkSparse, &[Virtualbox, Proxmox]),
+        (DiskFormat::Vhd, &[Virtualbox]),
+        (DiskFormat::Qcow2, &[Proxmox]),
+        (DiskFormat::Raw, &[Proxmox]),
+    ] {
+        for &target_profile in TargetProfile::ALL {
+            let options = DescriptorOptions { target_profile, ..DescriptorOptions::default() };
+            let files = [file("a", 1 << 20), DiskFile { format, ..file("b", 1 << 20) }];
+            match descriptor(&db(), &options, &files, &[]) {
+                Ok(_) => assert!(takers.contains(&target_profile), "{target_profile} {format:?}"),
+                Err(error) => {
+                    assert!(!takers.contains(&target_profile), "{target_profile} {format:?}: {error}");
+                    assert!(
+                        error.kind() == ErrorKind::Usage && error.to_string().contains("b.vmdk"),
+                        "{error}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_card_without_an_address_is_told_where_addresses_are_to_be_kept() {
     let mut hardware = db();
     hardware.nics[0].mac = None;

@@ -84,9 +84,13 @@ fn the_descriptor_says_what_the_images_are() {
         [("qcow2", "qcow-image-format"), ("raw", "wiki/Byte"), ("vmdk", "vmdk.html#streamOptimized")]
     {
         let place = scratch();
-        cluster
-            .run(place.path(), &["demo/web", "--output", "out", "-O", "ovf", "--disk-format", format])
-            .expect(0);
+        let args = ["demo/web", "--output", "out", "-O", "ovf", "--disk-format", format];
+        if format != "vmdk" {
+            let refused = cluster.run(place.path(), &args).expect(2).stderr;
+            assert!(refused.contains("the target vmware does not take web-disk1"), "{refused}");
+            assert_eq!(listing(place.path()), [""; 0]);
+        }
+        cluster.run(place.path(), &[&args[..], &["--target-profile", "proxmox"]].concat()).expect(0);
         let descriptor = fs::read_to_string(place.path().join("out/web/web.ovf")).unwrap();
         assert!(
             descriptor.contains(uri) && descriptor.contains(&format!("web-disk1.{format}")),
