@@ -216,7 +216,9 @@ impl<'a> Renderer<'a> {
                 Some(mapped) => mapped.clone(),
                 None => self.network_name(nic),
             };
-            plain.push(clean_text(&name).into_owned());
+            // Every card needs a network, and every network a name.
+            let name = clean_text(&name).into_owned();
+            plain.push(if name.trim().is_empty() { UNNAMED.to_owned() } else { name });
         }
         let mut names: Vec<String> = Vec::new();
         for (index, nic) in nics.iter().enumerate() {
@@ -551,6 +553,9 @@ fn disk_id(index: usize) -> String {
 fn late(index: usize) -> Number {
     Number::Late(u32::try_from(index).unwrap_or(u32::MAX))
 }
+
+/// A network that has no name in the VM.
+const UNNAMED: &str = "network";
 
 /// vTPMs came with vSphere 6.7.
 const TPM_HARDWARE: u32 = 14;

@@ -147,6 +147,81 @@ proptest! {
     }
 }
 
+/// A VM in which some values are not what KubeVirt would let through.
+fn odd_vm(seed: u64) -> Value {
+    let mut rng = Rng::new(seed);
+    let mut below = |bound: usize| usize::try_from(rng.below(u64::try_from(bound).unwrap())).unwrap();
+    let mut vm = every_field();
+    for _ in 0..1 + below(6) {
+        let (mut pointers, mut open) = (Vec::new(), vec![(String::new(), &vm)]);
+        while let Some((pointer, value)) = open.pop() {
+            match value {
+                Value::Object(fields) => {
+                    let children = fields.iter().map(|(key, child)| (key.replace('/', "~1"), child));
+                    open.extend(children.map(|(key, child)| (format!("{pointer}/{key}"), child)));
+                }
+                Value::Array(items) => {
+                    let children = items.iter().enumerate();
+                    open.extend(children.map(|(index, child)| (format!("{pointer}/{index}"), child)));
+                }
+                _ => {}
+            }
+            pointers.push(pointer);
+        }
+        let odd = [
+            json!(null),
+            json!(true),
+            json!(-1),
+            json!(0),
+            json!(u64::MAX),
+            json!(1.5),
+            json!(""),
+            json!("\u{0}<]]>&"),
+            json!("a/b/c"),
+            json!("-5Gi"),
+            json!("16Ei"),
+            json!("down"),
+            json!([]),
+            json!([null, {"name": 7}]),
+            json!({}),
+            json!({"name": "root", "bus": "warp"}),
+        ];
+        let (place, odd) = (below(pointers.len()), odd[below(odd.len())].clone());
+        *vm.pointer_mut(&pointers[place]).unwrap() = odd;
+    }
+    vm
+}
+
+proptest! {
+    #[test]
+    fn any_vm_is_described_so_that_it_can_be_read_or_is_refused(seed: u64) {
+        let vm = odd_vm(seed);
+        let seen = VmSeen::of_instance(&vm).with_preference_of(&vm);
+        let (hardware, warnings) = match of_vm_with(&vm, &seen) {
+            Ok(described) => described,
+            Err(error) => {
+                prop_assert!(error.kind() == ErrorKind::Usage, "{}", error);
+                return Ok(());
+            }
+        };
+        prop_assert!(warnings.iter().all(|warning| !warning.message.is_empty() && !warning.remedy.is_empty()));
+        for &target_profile in TargetProfile::ALL {
+            let mac = Some(MacPolicy::Keep);
+            let options = DescriptorOptions { target_profile, mac, ..DescriptorOptions::default() };
+            let files = [file("a", 1 << 20), file("b", 2 << 20)];
+            match descriptor(&hardware, &options, &files, &warnings) {
+                Ok(described) => {
+                    let text = known(&described.template);
+                    let (again, _) = of_ovf(&ovf::parse(text.as_bytes()).unwrap()).unwrap();
+                    prop_assert_eq!(again.cpu.count(), hardware.cpu.count());
+                    prop_assert_eq!(again.nics.len(), hardware.nics.len());
+                }
+                Err(error) => prop_assert!(matches!(error.kind(), ErrorKind::Usage | ErrorKind::Refused), "{}", error),
+            }
+        }
+    }
+}
+
 /// The text with numbers in place of its markers.
 fn known(template: &str) -> String {
     let mut text = String::new();
