@@ -262,6 +262,7 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failur
     if args.dry_run {
         let (export, _listener) = listened(builder, &output);
         let plan = signals::supervise(async move { export.plan().await }, Stop::AtOnce, &output).await?;
+        plan.warnings.iter().for_each(|warning| output.warning(&warning.to_string()));
         let told = DryRun::new(&plan, &args.output);
         #[cfg(feature = "cloud")]
         let told = told.with_uploads(&plan, &args.options().conversion)?;

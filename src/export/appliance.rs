@@ -233,24 +233,25 @@ impl Export {
     }
 
     /// Refuses what no appliance can be made of, and what is asked of one and cannot be: before anything is made, the
-    /// disks' sizes being made up.
+    /// disks' sizes being made up. Gives what the descriptor could not say.
     pub(super) async fn check_appliance(
         &self,
         options: &ApplianceOptions,
         places: &Places,
         prepared: &Prepared,
-    ) -> Result<()> {
+    ) -> Result<Vec<Warning>> {
         first_of(&prepared.volumes.volumes)?;
         let vm = match &prepared.vm {
             Some(vm) => Some(self.expanded_or_not(vm, &prepared.means, prepared.stopped).await?.0),
             None => None,
         };
         let (hardware, warnings) = described(vm.as_ref(), prepared)?;
-        let sizes = vec![SECTOR_LEN; prepared.volumes.volumes.len()];
+        let sizes = vec![ANY_SIZE; prepared.volumes.volumes.len()];
         let parts = self.parts(options, places, prepared, (&hardware, &warnings), &sizes)?;
         // Names for what nobody looks at yet.
         let disks = parts.names.iter().cloned().map(ConversionSource::Location);
-        self.pack(options, &parts, disks, false, &[]).check()
+        self.pack(options, &parts, disks, false, &[]).check()?;
+        Ok(parts.warnings)
     }
 
     /// How the VM is described with disks of these sizes.
@@ -460,6 +461,9 @@ fn made(prepared: &Prepared) -> Option<u64> {
     let created = || prepared.vm.as_ref()?["metadata"]["creationTimestamp"].as_str();
     seconds(taken.or_else(created)?)
 }
+
+/// Stands for the size of a disk that is not known yet; there is nothing to say about it.
+const ANY_SIZE: u64 = 1 << 30;
 
 /// VMDKs hold whole sectors.
 const SECTOR_LEN: u64 = 512;

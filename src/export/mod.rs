@@ -234,8 +234,8 @@ impl Export {
         let memory = left.as_ref().map(|left| &left.memory);
         let prepared = self.prepare(memory.filter(|_| goes_on)).await?;
         let outputs = places.outputs(&prepared.volumes.volumes, self.form())?;
-        self.check(&places, memory, &prepared, &outputs).await?;
-        Ok(prepared.plan)
+        let warnings = self.check(&places, memory, &prepared, &outputs).await?;
+        Ok(ExportPlan { warnings, ..prepared.plan })
     }
 
     /// Runs it.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Export, ExportOf, SourceChoice, output::Places, state::Memory};
 use crate::{
-    appliance::VmSeen,
+    appliance::{VmSeen, Warning},
     conversion::Target,
     error::{Error, ErrorKind, Result},
     kubevirt::{
@@ -39,6 +39,8 @@ pub struct ExportPlan {
     pub space_needed: u64,
     /// Bytes that are free there, if that can be told.
     pub space_free: Option<u64>,
+    /// What of the VM its appliance could not say, or would say otherwise, as far as that is known without the disks.
+    pub warnings: Vec<Warning>,
 }
 
 /// A volume and where it goes.
@@ -165,6 +167,7 @@ impl Export {
             left_out: found.volumes.left_out.clone(),
             space_needed,
             space_free: places.free(),
+            warnings: Vec::new(),
         };
         let seen = match memory.and_then(|memory| memory.seen.clone()) {
             Some(seen) => seen,
@@ -195,7 +198,7 @@ impl Export {
     }
 
     /// Refuses, before anything is made, what stands in the way of a run. `memory` is what an earlier run left,
-    /// whether it is taken up or discarded.
+    /// whether it is taken up or discarded. Gives what an appliance could not say.
     ///
     /// # Errors
     /// Something does.
@@ -205,12 +208,12 @@ impl Export {
         memory: Option<&Memory>,
         prepared: &Prepared,
         outputs: &[Target],
-    ) -> Result<()> {
+    ) -> Result<Vec<Warning>> {
         self.check_outputs(places, memory, prepared, outputs).await?;
         demand(&self.cluster, &prepared.rights).await?;
         match &self.options.appliance {
             Some(options) => self.check_appliance(options, places, prepared).await,
-            None => Ok(()),
+            None => Ok(Vec::new()),
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
 use serde::Serialize;
 use vmferry::{
     ApplianceRecord, ExportPlan, ExportReport, VolumeRecord,
+    appliance::Warning,
     kubevirt::{LeftOut, go_duration},
 };
 
@@ -124,6 +125,8 @@ pub(super) struct DryRun<'a> {
     left_out: Vec<Left<'a>>,
     space_needed: u64,
     space_free: Option<u64>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    warnings: &'a [Warning],
     #[cfg(feature = "cloud")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     uploads: Vec<UploadSummary>,
@@ -157,6 +160,7 @@ impl<'a> DryRun<'a> {
             left_out: left(&plan.left_out),
             space_needed: plan.space_needed,
             space_free: plan.space_free,
+            warnings: &plan.warnings,
             #[cfg(feature = "cloud")]
             uploads: Vec::new(),
         }

@@ -326,6 +326,22 @@ fn a_stopped_vm_that_states_no_address_to_keep_is_told() {
     assert!(!described(&cluster, other.path(), &[]).contains("states no MAC for"), "nobody asked for it");
 }
 
+/// Some of it is to be done in the guest before the export.
+#[test]
+fn a_dry_run_tells_what_the_appliance_will_not_say() {
+    let cluster = running();
+    let place = scratch();
+    let args = ["demo/web", "--output", "a.ova", "-o", "json"];
+    let planned = cluster.run(place.path(), &[&args[..], &["--dry-run"]].concat()).expect(0).json();
+    let printed = cluster.run(place.path(), &[&args[..3], &["--dry-run"]].concat()).expect(0).stderr;
+    assert_eq!(listing(place.path()), [""; 0]);
+    let told = &planned["warnings"];
+    assert!(told.as_array().is_some_and(|told| !told.is_empty()), "{told}");
+    assert!(printed.contains(told[0]["message"].as_str().unwrap()), "{printed}");
+    let made = cluster.run(place.path(), &args).expect(0).json();
+    assert_eq!(&made["appliance"]["warnings"], told);
+}
+
 #[test]
 fn what_is_asked_for_in_vain_is_refused_before_anything_is_made() {
     let cluster = Cluster::start(Config::default());
