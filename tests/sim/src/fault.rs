@@ -79,8 +79,8 @@ impl Fault {
     }
 
     /// Requests to the API server, watches included, instead of the data path.
-    /// Of the kinds only [`FaultKind::Delay`], [`FaultKind::Status`], [`FaultKind::Garbage`] and [`FaultKind::CutAfter`] act
-    /// there.
+    /// Of the kinds only [`FaultKind::Answer`], [`FaultKind::Delay`], [`FaultKind::Status`], [`FaultKind::Garbage`] and
+    /// [`FaultKind::CutAfter`] act there.
     #[must_use]
     pub fn api(mut self) -> Self {
         self.target = Target::Api;
@@ -118,6 +118,13 @@ fn one() -> u32 {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum FaultKind {
+    /// The API server answers this, whatever it was asked.
+    Answer {
+        /// The status.
+        code: u16,
+        /// The body.
+        text: String,
+    },
     /// One byte of the disk, at this offset, arrives changed (raw and gzip).
     Corrupt {
         /// Offset in the disk.

@@ -9,6 +9,7 @@ use crate::{config::Config, control, refusal::Refusal, store, world::State};
 const EXPORT_WEBHOOK: &str = "virtualmachineexport-validator.export.kubevirt.io";
 const SNAPSHOT_WEBHOOK: &str = "virtualmachinesnapshot-validator.snapshot.kubevirt.io";
 const RESTORE_WEBHOOK: &str = "virtualmachinerestore-validator.snapshot.kubevirt.io";
+const CLONE_WEBHOOK: &str = "vm-clone-validator.clone.kubevirt.io";
 const VM_WEBHOOK: &str = "virtualmachine-validator.kubevirt.io";
 const MIGRATION_WEBHOOK: &str = "migration-create-validator.kubevirt.io";
 
@@ -156,6 +157,9 @@ pub(super) fn create(call: &Call<'_>, state: &mut State, object: &mut Value) -> 
                 object["spec"]["targetReadinessPolicy"] = "WaitGracePeriod".into();
             }
             Ok(())
+        }
+        "virtualmachineclones" if !config.snapshot_gate => {
+            Err(Refusal::denied(CLONE_WEBHOOK, "snapshot feature gate is not enabled"))
         }
         "virtualmachineinstancemigrations" => check_migration(state, object),
         "virtualmachines" => {

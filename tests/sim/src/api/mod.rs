@@ -144,7 +144,11 @@ pub(crate) async fn handle(world: Arc<World>, request: Request<Incoming>) -> Res
             FaultKind::Delay { pause } => tokio::time::sleep(pause).await,
             FaultKind::Status { code } => {
                 entry.answered(code);
-                return http::empty(StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE));
+                return http::empty(status(code));
+            }
+            FaultKind::Answer { code, text } => {
+                entry.answered(code);
+                return http::text(status(code), text);
             }
             FaultKind::Garbage => {
                 entry.answered(200);
@@ -163,6 +167,10 @@ pub(crate) async fn handle(world: Arc<World>, request: Request<Incoming>) -> Res
         response = crate::data::body::cut(response, bytes);
     }
     response
+}
+
+fn status(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
 }
 
 fn refuse(refusal: &Refusal) -> Response<Body> {

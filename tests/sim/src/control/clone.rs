@@ -10,6 +10,7 @@ use crate::{
 };
 
 const CLONES: &str = "clone.kubevirt.io/virtualmachineclones";
+const VMS: &str = "kubevirt.io/virtualmachines";
 const SNAPSHOTS: &str = "snapshot.kubevirt.io/virtualmachinesnapshots";
 const RESTORES: &str = "snapshot.kubevirt.io/virtualmachinerestores";
 
@@ -18,7 +19,8 @@ pub(super) fn step(world: &World, state: &mut State) {
         .store
         .list(CLONES, None)
         .filter(|(_, clone)| {
-            clone["status"]["phase"] != "Succeeded" && clone["metadata"]["deletionTimestamp"].is_null()
+            !matches!(clone["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+                && clone["metadata"]["deletionTimestamp"].is_null()
         })
         .map(|(key, clone)| (key.clone(), Value::clone(clone)))
         .collect();
@@ -39,6 +41,17 @@ fn reconcile(world: &World, state: &mut State, key: &Key, clone: &Value) {
     let snapshot = state.store.get(SNAPSHOTS, &key.namespace, &snapshot_name).cloned();
     let restore_key = Key::new(RESTORES, &key.namespace, &format!("tmp-restore-{uid}"));
     let restore = state.store.find(&restore_key).cloned();
+    let vm = state.store.get(VMS, &key.namespace, source["name"].as_str().unwrap_or_default());
+    if is_vm && vm.is_some_and(|vm| has_backend_storage(vm)) {
+        let name = source["name"].as_str().unwrap_or_default();
+        let why =
+            format!("Clone of source with backendstorage is not supported: VM {}/{name}", key.namespace);
+        state.store.update(key, |clone| {
+            let conditions = [condition("Progressing", false, "Failed"), condition("Ready", false, &why)];
+            clone["status"] = json!({"phase": "Failed", "conditions": conditions});
+        });
+        return;
+    }
     let metadata = |name: &str| json!({"name": name, "namespace": key.namespace, "ownerReferences": [store::owner(clone)]});
     match (snapshot, restore) {
         (None, _) if is_vm => {
@@ -64,6 +77,13 @@ fn reconcile(world: &World, state: &mut State, key: &Key, clone: &Value) {
         }
         _ => {}
     }
+}
+
+/// Whether a VM keeps state of its own that is on no disk.
+fn has_backend_storage(vm: &Value) -> bool {
+    let domain = &vm["spec"]["template"]["spec"]["domain"];
+    domain["devices"]["tpm"]["persistent"] == true
+        || domain["firmware"]["bootloader"]["efi"]["persistent"] == true
 }
 
 fn tell(state: &mut State, key: &Key, phase: &str, target: &str) {
