@@ -69,7 +69,7 @@ pub(super) async fn run(args: &DoctorArgs, output: &Output) -> Result<(), Failur
         None => None,
     };
     let options = ProbeOptions { wait: args.wait, authorities, service_url: args.service_url.clone() };
-    let cluster = args.cluster.connect(namespace.as_deref(), None).await?;
+    let cluster = args.cluster.connect_briefly(namespace.as_deref()).await?;
     let (place, to_probe) = (args.output.clone(), vm.clone().filter(|_| args.probe));
     let (cancel, notes) = (CancellationToken::new(), output.clone());
     let stop = if args.probe { Stop::Orderly(cancel.clone()) } else { Stop::AtOnce };

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Cluster, client::Call};
+use super::{Cluster, client::Call, explain::strange};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A right in the namespace.
@@ -95,6 +95,17 @@ pub(crate) async fn to_forward(cluster: &Cluster) -> Vec<Right> {
 /// nothing were missing: the requests themselves will tell.
 pub async fn missing_rights(cluster: &Cluster, rights: &[Right]) -> Vec<Right> {
     let mut missing = Vec::new();
+    if let Err(error) = review(cluster, rights, &mut missing).await {
+        tracing::debug!(%error, "rights cannot be asked for");
+    }
+    missing
+}
+
+/// Adds those of `rights` that the cluster says are missing.
+///
+/// # Errors
+/// It does not say.
+pub(super) async fn review(cluster: &Cluster, rights: &[Right], missing: &mut Vec<Right>) -> Result<()> {
     for right in rights {
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1",
@@ -114,18 +125,14 @@ pub async fn missing_rights(cluster: &Cluster, rights: &[Right]) -> Vec<Right> {
             namespace: None,
         };
         let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-        match cluster.send(&call, Method::POST, path, Some(&review)).await {
-            Ok(answer) if answer.pointer("/status/allowed") == Some(&Value::Bool(false)) => {
-                missing.push(*right);
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(error = %Error::from(error), "rights cannot be asked for");
-                break;
-            }
+        let answer = cluster.send(&call, Method::POST, path, Some(&review)).await?;
+        match answer.pointer("/status/allowed") {
+            Some(Value::Bool(true)) => {}
+            Some(Value::Bool(false)) => missing.push(*right),
+            _ => return Err(strange(cluster.url(), call.what, "without a verdict")),
         }
     }
-    missing
+    Ok(())
 }
 
 /// Fails if rights are missing.

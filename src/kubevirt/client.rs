@@ -69,6 +69,8 @@ pub struct Cluster {
     namespace: String,
     timeout: Duration,
     retry_for: Duration,
+    /// When the wait for something is over that goes on in it.
+    until: Option<Instant>,
     /// It has answered, whatever it was.
     answered: Arc<AtomicBool>,
 }
@@ -115,7 +117,8 @@ impl Cluster {
         super::resource::check_name("namespace", &namespace)?;
         let client = kube::Client::try_from(config).map_err(|error| explain::cannot_connect(&url, error))?;
         let answered = Arc::default();
-        Ok(Self { client, url, namespace, timeout: options.timeout, retry_for: options.retry_for, answered })
+        let (timeout, retry_for) = (options.timeout, options.retry_for);
+        Ok(Self { client, url, namespace, timeout, retry_for, until: None, answered })
     }
 
     /// The namespace that is worked in.
@@ -139,6 +142,12 @@ impl Cluster {
         self.timeout
     }
 
+    /// The same cluster, for whoever waits until `deadline` for something that goes on in it: times in which it
+    /// cannot be reached are sat out until then.
+    pub(super) fn until(&self, deadline: Instant) -> Self {
+        Self { until: Some(deadline), ..self.clone() }
+    }
+
     pub(super) fn client(&self) -> kube::Client {
         self.client.clone()
     }
@@ -157,6 +166,10 @@ impl Cluster {
         let what = resource.object(&self.namespace, name);
         let path = format!("{}/{}", resource.path(Some(&self.namespace)), encoded(name));
         match self.get(&self.call("get", resource, &what), &path).await {
+            // All that is in an object may be missing, but for its name.
+            Ok(value) if value.pointer("/metadata/name").and_then(Value::as_str) != Some(name) => {
+                Err(explain::strange(&self.url, &what, "about something else"))
+            }
             Ok(value) => decoded(&what, value).map(Some),
             Err(CallError::NotFound(_)) => Ok(None),
             Err(error) => Err(error.into()),
@@ -165,14 +178,18 @@ impl Cluster {
 
     /// An object of the namespace that must be there.
     pub(super) async fn must_find<T: DeserializeOwned>(&self, resource: &Resource, name: &str) -> Result<T> {
-        let found = self.find(resource, name).await?;
-        found.ok_or_else(|| {
-            let what = resource.object(&self.namespace, name);
-            Error::new(ErrorKind::Cluster, format!("{what} does not exist")).with_hint(format!(
-                "check name and namespace: 'kubectl get {} -n {}'",
-                resource.plural, self.namespace
-            ))
-        })
+        if let Some(found) = self.find(resource, name).await? {
+            return Ok(found);
+        }
+        // Where there is no such kind, no name would be better.
+        if !resource.group.is_empty() && !self.serves(resource.group).await {
+            return Err(self.not_served(resource));
+        }
+        let what = resource.object(&self.namespace, name);
+        Err(Error::new(ErrorKind::Cluster, format!("{what} does not exist")).with_hint(format!(
+            "check name and namespace: 'kubectl get {} -n {}'",
+            resource.plural, self.namespace
+        )))
     }
 
     /// All objects with these labels, of the namespace or of all.
@@ -197,10 +214,8 @@ impl Cluster {
                 encoded(&next)
             );
             let mut page = self.get(&call, &path).await.map_err(Error::from)?;
-            if let Some(Value::Array(found)) = page.get_mut("items").map(Value::take) {
-                for item in found {
-                    items.push(decoded(&what, item)?);
-                }
+            for item in items_of(&mut page).ok_or_else(|| explain::strange(&self.url, &what, "no list"))? {
+                items.push(decoded(&what, item)?);
             }
             match page.pointer("/metadata/continue").and_then(Value::as_str) {
                 Some(more) if !more.is_empty() => next = more.to_owned(),
@@ -275,6 +290,7 @@ impl Cluster {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, CallError> {
+        let changes = method != Method::GET && !ONLY_ASKS.iter().any(|part| path.contains(part));
         let content =
             if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
         let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
@@ -286,12 +302,12 @@ impl Cluster {
             .body(body)
             .map_err(|error| Error::failed(format!("cannot ask for {}", call.what)).with_source(error))?;
         let answer = match timeout(self.timeout, self.client.request_text(request)).await {
-            Err(_) => return Err(explain::no_answer(&self.url, call, self.timeout)),
+            Err(_) => return Err(explain::no_answer(&self.url, call, self.timeout).of_change(changes)),
             Ok(Err(error)) => {
                 if matches!(error, kube::Error::Api(_)) {
                     self.answered.store(true, Ordering::Relaxed);
                 }
-                return Err(explain::failure(&self.url, call, error));
+                return Err(explain::failure(&self.url, call, error).of_change(changes));
             }
             Ok(Ok(answer)) => answer,
         };
@@ -299,9 +315,7 @@ impl Cluster {
         if answer.trim().is_empty() {
             return Ok(Value::Null);
         }
-        // Neither the answer nor what is wrong with it is shown: it may be a secret.
-        let no_json = |_| Error::failed(format!("the answer of {} about {} is no JSON", self.url, call.what));
-        Ok(serde_json::from_str(&answer).map_err(no_json)?)
+        Ok(serde_json::from_str(&answer).map_err(|_| explain::strange(&self.url, call.what, "no JSON"))?)
     }
 
     pub(super) async fn repeated(
@@ -314,14 +328,23 @@ impl Cluster {
         let (start, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
             match self.send(call, method.clone(), path, body).await {
-                Err(CallError::Transient(error)) if start.elapsed() + pause < self.patience() => {
+                Err(CallError::Transient(error)) if self.tries_on(start, pause) => {
                     tracing::debug!(%error, what = %call.what, ?pause, "the cluster did not answer, asking again");
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
+                Err(CallError::Transient(error)) if self.until.is_some() => {
+                    return Err(CallError::Transient(error.with_further_hint(GOES_ON)));
+                }
                 other => return other,
             }
         }
+    }
+
+    /// Whether what was first asked at `start` is asked again behind a pause.
+    fn tries_on(&self, start: Instant, pause: Duration) -> bool {
+        start.elapsed() + pause < self.patience()
+            || self.until.is_some_and(|until| Instant::now() + pause < until)
     }
 
     /// How long requests are tried again.
@@ -394,6 +417,15 @@ pub(super) fn decoded<T: DeserializeOwned>(what: &str, value: Value) -> Result<T
     })
 }
 
+/// What is in a list, which it is left without; `None` if it is none. Some write an empty list as null.
+pub(super) fn items_of(list: &mut Value) -> Option<Vec<Value>> {
+    match list.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) => Some(items),
+        Some(Value::Null) => Some(Vec::new()),
+        _ => None,
+    }
+}
+
 /// A URL without user, password and query.
 fn without_secrets(url: &str) -> String {
     let Ok(mut url) = url::Url::parse(url) else { return "the cluster".to_owned() };
@@ -403,6 +435,11 @@ fn without_secrets(url: &str) -> String {
     url.set_query(None);
     url.as_str().trim_end_matches('/').to_owned()
 }
+
+/// What is sent to be answered, and changes nothing.
+const ONLY_ASKS: [&str; 3] = ["/selfsubjectaccessreviews", "/process", "/expand-vm-spec"];
+
+const GOES_ON: &str = "what was asked for is done in the cluster, or goes on there meanwhile";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 

@@ -126,10 +126,11 @@ impl Cluster {
             return Ok(Cloned { clone, vm, state: None, complete: false });
         };
         let (start, mut told) = (Instant::now(), String::new());
+        let cluster = self.until(start + wait);
         loop {
-            let found: Work = self.must_find(&clones, &clone).await?;
+            let found: Work = cluster.must_find(&clones, &clone).await?;
             if found.status.phase == "Succeeded" {
-                let state = self.state_of(&request.target).await?;
+                let state = cluster.state_of(&request.target).await?;
                 return Ok(Cloned { clone, vm, state, complete: true });
             }
             if let Some(failure) = found.status.failure() {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{
     Cluster, Resource,
     client::Call,
-    explain::CallError,
+    explain::{CallError, strange},
     resource::{CLONE_GROUP, EXPORT_GROUP, INSTANCETYPE_GROUP, SNAPSHOT_GROUP},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -52,18 +52,15 @@ impl Cluster {
 
     /// The version of instancetypes and preferences.
     pub(super) async fn instancetype_version(&self) -> Result<&'static str> {
-        self.version_of(INSTANCETYPE_GROUP, &INSTANCETYPE_VERSIONS, "that it names").await
+        let hint = format!("is this the right cluster ({}), and is KubeVirt installed there?", self.url());
+        self.version_or(INSTANCETYPE_GROUP, &INSTANCETYPE_VERSIONS, hint).await
     }
 
     /// Version of KubeVirt, as it calls itself; `None` if it does not tell.
     pub async fn kubevirt_version(&self) -> Option<String> {
-        let call = Call {
-            verb: "get",
-            resource: "version.subresources.kubevirt.io",
-            what: "the version of KubeVirt",
-            namespace: None,
-        };
-        let answer = self.get(&call, "/apis/subresources.kubevirt.io/v1/version").await.ok()?;
+        let (path, what) = ("/apis/subresources.kubevirt.io/v1/version", "the version of KubeVirt");
+        let call = Call { verb: "get", resource: path, what, namespace: None };
+        let answer = self.get(&call, path).await.ok()?;
         answer.get("gitVersion")?.as_str().map(str::to_owned)
     }
 
@@ -79,9 +76,13 @@ impl Cluster {
 
     /// Whether the cluster has an API group, as far as it says.
     pub(super) async fn serves(&self, group: &str) -> bool {
-        let call =
-            Call { verb: "get", resource: group, what: &format!("API group {group}"), namespace: None };
-        !matches!(self.get(&call, &format!("/apis/{group}")).await, Err(CallError::NotFound(_)))
+        !matches!(self.group(group).await, Err(CallError::NotFound(_)))
+    }
+
+    /// An API group, as the cluster describes it.
+    async fn group(&self, group: &str) -> Result<Value, CallError> {
+        let (path, what) = (format!("/apis/{group}"), format!("API group {group}"));
+        self.get(&Call { verb: "get", resource: &path, what: &what, namespace: None }, &path).await
     }
 
     async fn version_of(&self, group: &str, known: &[&'static str], gate: &str) -> Result<&'static str> {
@@ -99,10 +100,11 @@ impl Cluster {
         known: &[&'static str],
         hint: String,
     ) -> Result<&'static str> {
-        let call =
-            Call { verb: "get", resource: group, what: &format!("API group {group}"), namespace: None };
         let none = |what: String| Error::new(ErrorKind::Cluster, what).with_hint(hint);
-        match self.get(&call, &format!("/apis/{group}")).await {
+        match self.group(group).await {
+            Ok(answer) if !answer.get("versions").is_some_and(Value::is_array) => {
+                Err(strange(self.url(), &format!("API group {group}"), "about something else"))
+            }
             Ok(answer) => choose(&answer, known).ok_or_else(|| {
                 none(format!("the cluster serves {group} only in versions that are not known here"))
             }),

@@ -8,7 +8,7 @@ use serde_json::Value;
 pub use self::ways::{ProbeOptions, probe};
 use super::{
     Cluster, Power, Resource, Right, VolumePlan,
-    access::{TO_EXPORT, TO_SNAPSHOT, grants, missing_rights},
+    access::{TO_EXPORT, TO_SNAPSHOT, grants, review},
     release::minor_of,
     types::{Claim, VirtualMachine},
 };
@@ -150,7 +150,11 @@ fn gate_checks(version: &str, gates: &[&str]) -> Vec<Check> {
 }
 
 async fn rights_check(cluster: &Cluster, what: &'static str, rights: &[Right], verdict: Verdict) -> Check {
-    let missing = missing_rights(cluster, rights).await;
+    let mut missing = Vec::new();
+    if let Err(error) = review(cluster, rights, &mut missing).await {
+        let check = Check::new(what, Verdict::Mind, format!("cannot be told: {error}"));
+        return check.remedy(error.hint().unwrap_or("ask whoever runs the cluster"));
+    }
     if missing.is_empty() {
         return Check::new(what, Verdict::Good, format!("in namespace {}", cluster.namespace()));
     }

@@ -18,6 +18,18 @@ pub(super) enum CallError {
     Transient(Error),
 }
 
+impl CallError {
+    /// The same, of a request that changes something: who gets no answer does not know whether it does.
+    pub(super) fn of_change(self, changes: bool) -> Self {
+        match self {
+            Self::Transient(error) if changes => Self::Transient(error.with_further_hint(
+                "it may have been carried out all the same: look before it is asked for once more",
+            )),
+            other => other,
+        }
+    }
+}
+
 impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
         match error {
@@ -89,6 +101,13 @@ pub(super) fn no_answer(url: &str, call: &Call<'_>, waited: Duration) -> CallErr
     )
 }
 
+/// An answer that cannot be one of a Kubernetes API; `is` says why. It is not shown: it may be a secret.
+pub(super) fn strange(url: &str, what: &str, is: &str) -> Error {
+    Error::failed(format!("the answer of {url} about {what} is {is}")).with_hint(
+        "something else may answer in place of the cluster, such as a proxy or the page of a login: 'kubectl version' must work",
+    )
+}
+
 /// There is no client for what the configuration says.
 pub(super) fn cannot_connect(url: &str, error: kube::Error) -> Error {
     match error {
@@ -129,12 +148,17 @@ pub(super) fn refusal(call: &Call<'_>, code: u16, reason: &str, message: &str) -
                 .with_hint("the login has expired or is for another cluster: log in again"),
         ),
         (403, _) if !is_denied_by_webhook(message) => {
-            let place = namespace.map_or_else(String::new, |namespace| format!(" -n {namespace}"));
+            // What is in no namespace, or in all, takes a right in all of them.
+            let (role, binding, place) = match namespace {
+                Some(namespace) => ("role", "a role binding", format!(" -n {namespace}")),
+                None => ("clusterrole", "a cluster role binding", String::new()),
+            };
+            let of = if resource.starts_with('/') { "non-resource-url" } else { "resource" };
             CallError::Refused(
                 error(format!("no right to {verb} {what} (403)"))
                     .with_hint(format!(
-                        "ask for the verb {verb:?} on {resource}: 'kubectl create role vmferry --verb={verb} \
-                         --resource={resource}{place}' and a role binding"
+                        "ask for the verb {verb:?} on {resource}: 'kubectl create {role} vmferry --verb={verb} \
+                         --{of}={resource}{place}' and {binding}"
                     ))
                     .with_source(told()),
             )
@@ -170,7 +194,12 @@ fn is_denied_by_webhook(message: &str) -> bool {
 fn gate(message: &str) -> Option<String> {
     let message = message.to_ascii_lowercase();
     let name = match () {
-        () if !message.contains("feature gate not enabled") => return None,
+        // The webhook of clones says it in other words than the rest.
+        () if !message.contains("feature gate not enabled")
+            && !message.contains("feature gate is not enabled") =>
+        {
+            return None;
+        }
         () if message.contains("export") => "VMExport",
         () if message.contains("snapshot") => "Snapshot",
         () => "that it names",
@@ -202,6 +231,22 @@ mod tests {
     }
 
     #[test]
+    fn rights_everywhere_take_a_role_everywhere() {
+        for (resource, says) in [
+            (
+                "virtualmachines.kubevirt.io",
+                "clusterrole vmferry --verb=list --resource=virtualmachines.kubevirt.io'",
+            ),
+            ("/apis/kubevirt.io", "clusterrole vmferry --verb=list --non-resource-url=/apis/kubevirt.io'"),
+        ] {
+            let call = Call { verb: "list", resource, what: "it", namespace: None };
+            let error = Error::from(refusal(&call, 403, "Forbidden", "no"));
+            let hint = error.hint().unwrap();
+            assert!(hint.contains(says) && hint.ends_with(" and a cluster role binding"), "{hint}");
+        }
+    }
+
+    #[test]
     fn every_refusal_says_what_to_do_or_can_be_repeated() {
         let gate = "admission webhook \"x\" denied the request: vm export feature gate not enabled";
         for (code, reason, message, kind, says) in [
@@ -215,6 +260,7 @@ mod tests {
             ),
             (403, "Forbidden", gate, "refused", "feature gate VMExport"),
             (400, "", "VM snapshot feature gate not enabled", "refused", "feature gate Snapshot"),
+            (400, "", "denied: snapshot feature gate is not enabled", "refused", "feature gate Snapshot"),
             (404, "NotFound", "gone", "not found", ""),
             (409, "AlreadyExists", "there", "exists", ""),
             (409, "Conflict", "busy", "refused", ""),

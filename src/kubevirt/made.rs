@@ -135,8 +135,13 @@ impl WorkStatus {
 
     /// What it waits for.
     pub(super) fn state(&self) -> String {
-        let progressing = self.conditions.iter().find(|condition| condition.kind == "Progressing");
-        let condition = progressing.or_else(|| self.conditions.first()).map(words).unwrap_or_default();
+        let of = |kind: &str| self.conditions.iter().find(|condition| condition.kind == kind).map(words);
+        let condition = match of("Progressing") {
+            // Of a clone that says no more than this, the reason is in the other condition.
+            Some(vague) if vague == self.phase || vague == "Pending" => of("Ready").or(Some(vague)),
+            other => other.or_else(|| self.conditions.first().map(words)),
+        };
+        let condition = condition.unwrap_or_default();
         match (self.phase.as_str(), condition.as_str()) {
             ("", "") => "not begun".to_owned(),
             ("", words) => words.to_owned(),
@@ -210,5 +215,16 @@ mod tests {
         assert_eq!(status.failure().as_deref(), Some("no space"));
         let failed = WorkStatus { phase: "Failed".into(), ..WorkStatus::default() };
         assert_eq!(failed.failure().as_deref(), Some("Failed"));
+        // As the controller of clones tells it.
+        let conditions = vec![
+            condition("Progressing", "False", "Failed"),
+            condition("Ready", "False", "no snapshots there"),
+        ];
+        let failed = WorkStatus { phase: "Failed".into(), conditions, ..WorkStatus::default() };
+        assert_eq!(failed.failure().as_deref(), Some("Failed (no snapshots there)"));
+        let conditions =
+            vec![condition("Progressing", "False", "Pending"), condition("Ready", "False", "no source")];
+        let pending = WorkStatus { conditions, ..WorkStatus::default() };
+        assert_eq!((pending.state().as_str(), pending.failure()), ("no source", None));
     }
 }

@@ -7,8 +7,6 @@ mod describe;
 mod refused;
 mod waiting;
 
-use std::sync::Arc;
-
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -17,7 +15,6 @@ use self::describe::Description;
 use super::{
     Acting, Cluster, Instance, Resource, Told, Vms,
     resource::{check_name, encoded},
-    session::Teller,
     types::VirtualMachine,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -39,17 +36,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Networks {
     vms: Vms,
-    cluster: Cluster,
-    teller: Teller,
-}
-
-impl std::fmt::Debug for Networks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Networks").field("cluster", &self.cluster).finish_non_exhaustive()
-    }
 }
 
 /// A network of a VM, and the interface that is in it.
@@ -184,18 +173,18 @@ impl Needs {
 impl Networks {
     /// The networks of a cluster's VMs.
     pub fn new(cluster: Cluster) -> Self {
-        Self { vms: Vms::new(cluster.clone()), cluster, teller: Arc::new(|_| {}) }
+        Self { vms: Vms::new(cluster) }
     }
 
     /// Calls `listener` with what is waited for, and with warnings.
     #[must_use]
     pub fn on_event(self, listener: impl Fn(Told) + Send + Sync + 'static) -> Self {
-        Self { teller: Arc::new(listener), ..self }
+        Self { vms: self.vms.on_event(listener) }
     }
 
     /// The cluster.
     pub fn cluster(&self) -> &Cluster {
-        &self.cluster
+        self.vms.cluster()
     }
 
     /// The networks of a VM, in the order of its description.
@@ -261,9 +250,10 @@ impl Networks {
         })
         .await?;
         let changed = self.until_detached(vm, network, acting).await?;
-        if changed.complete {
+        if let (true, Some(wait)) = (changed.complete, acting.wait) {
             // The cluster leaves the entry behind.
-            self.take_out(self.vms.find(vm).await?, network, false).await?;
+            let vms = self.vms.until(Instant::now() + wait);
+            self.take_out(vms.find(vm).await?, network, false).await?;
         }
         Ok(changed)
     }
@@ -304,11 +294,11 @@ impl Networks {
     async fn check_network(&self, network: &str) -> Result<()> {
         let (namespace, name) = match network.split_once('/') {
             Some((namespace, name)) => (namespace, name),
-            None => (self.cluster.namespace(), network),
+            None => (self.cluster().namespace(), network),
         };
         check_name("namespace", namespace)?;
         check_name("NetworkAttachmentDefinition", name)?;
-        let (resource, cluster) = (Resource::attachments(), self.cluster.in_namespace(namespace));
+        let (resource, cluster) = (Resource::attachments(), self.cluster().in_namespace(namespace));
         let Err(error) = cluster.must_find::<Value>(&resource, name).await else { return Ok(()) };
         if error.kind() == ErrorKind::Cluster && !cluster.serves(resource.group).await {
             return Err(Error::new(
@@ -342,11 +332,11 @@ impl Networks {
                 return Ok(());
             }
             let patch = described.patch(&vm.metadata.resource_version);
-            let Err(error) = self.cluster.patch_strictly(&Resource::vms(), &name, &patch, dry_run).await
+            let Err(error) = self.cluster().patch_strictly(&Resource::vms(), &name, &patch, dry_run).await
             else {
                 return Ok(());
             };
-            if !refused::is_stale(&error) || start.elapsed() >= self.cluster.retry_for() {
+            if !refused::is_stale(&error) || start.elapsed() >= self.cluster().retry_for() {
                 return Err(refused::explain(doing, &self.vms.called(&name), error));
             }
             is_repeated = true;

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{
     Cluster, Resource,
-    client::Call,
-    explain::{CallError, told},
+    client::{Call, items_of},
+    explain::{CallError, strange, told},
     resource::encoded,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -61,12 +61,7 @@ impl Pages {
             Ok(page) => page,
             Err(error) => return Err(self.failed(error)),
         };
-        let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) else {
-            return Err(Error::failed(format!(
-                "the answer of {} about {what} is no list",
-                self.cluster.url()
-            )));
-        };
+        let items = items_of(&mut page).ok_or_else(|| strange(self.cluster.url(), &what, "no list"))?;
         let text = |pointer: &str| page.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         text("/metadata/resourceVersion").clone_into(&mut self.version);
         self.next = match text("/metadata/continue") {
@@ -96,7 +91,7 @@ impl Pages {
     fn failed(&self, error: CallError) -> Error {
         match error {
             // A list of a kind that is served is never missing, only empty.
-            CallError::NotFound(error) => self.cluster.not_served(&self.resource).with_source(error),
+            CallError::NotFound(_) => self.cluster.not_served(&self.resource),
             error => {
                 let error = Error::from(error);
                 // The cluster keeps what a list showed at its beginning for some minutes.

@@ -137,8 +137,9 @@ impl Cluster {
         super::resource::check_name("VirtualMachineSnapshot", name)?;
         let snapshots = self.snapshot_resource().await?;
         let (start, mut told) = (Instant::now(), String::new());
+        let cluster = self.until(start + wait);
         let found = loop {
-            let found: VmSnapshot = self.must_find(&snapshots, name).await?;
+            let found: VmSnapshot = cluster.must_find(&snapshots, name).await?;
             if found.status.ready_to_use {
                 break found;
             }
@@ -172,7 +173,7 @@ impl Cluster {
             }
             self.changed(&snapshots, name, &found.metadata.resource_version, left.min(LOOK)).await;
         };
-        self.read_snapshot(&snapshots.version, &found).await
+        cluster.read_snapshot(&snapshots.version, &found).await
     }
 
     /// Whether there is a snapshot of that name.

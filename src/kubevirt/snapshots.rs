@@ -172,9 +172,9 @@ impl Snapshots {
     async fn until_gone(&self, resource: &Resource, name: &str, uid: &str, wait: Duration) -> Result<()> {
         let deadline = Instant::now() + wait;
         let what = format!("snapshot {}/{name}", self.cluster.namespace());
-        let mut is_told = false;
+        let (mut is_told, cluster) = (false, self.cluster.until(deadline));
         loop {
-            let found: Option<Object> = self.cluster.find(resource, name).await?;
+            let found: Option<Object> = cluster.find(resource, name).await?;
             let Some(Object { metadata }) = found.filter(|found| found.metadata.uid == uid) else {
                 return Ok(());
             };

@@ -17,7 +17,7 @@ pub use self::{
 use super::{
     Cluster, Resource, Told,
     client::Call,
-    explain::{CallError, told},
+    explain::{CallError, strange, told},
     pages::{PAGE, Pages},
     resource::{TEMPLATE_GROUP, TEMPLATE_SERVER, check_name, encoded},
     session::Teller,
@@ -179,37 +179,36 @@ impl Templates {
         };
         let mut answer = match sent {
             Ok(answer) => answer,
-            Err(error) => return Err(self.refused(name, &template, task, error).await),
+            Err(error) => return Err(self.refused(name, &template, error).await),
         };
         let vm = answer.get_mut("virtualMachine").map(Value::take).filter(Value::is_object);
-        let vm = vm.ok_or_else(|| {
-            Error::failed(format!("the answer of {} about {what} holds no VM", self.cluster.url()))
-        })?;
+        let vm = vm.ok_or_else(|| strange(self.cluster.url(), &what, "without a VM"))?;
         let message = answer.get("message").and_then(Value::as_str).unwrap_or_default().to_owned();
         Ok(Processed { template, vm, message })
     }
 
     /// What a refusal means. What the template needs is looked up, if that is possible.
-    async fn refused(&self, name: &str, template: &str, task: Task, error: CallError) -> Error {
+    async fn refused(&self, name: &str, template: &str, error: CallError) -> Error {
         match error {
-            CallError::NotFound(error) => Error::new(
-                ErrorKind::Cluster,
-                format!("template {template} does not exist"),
-            )
-            .with_hint(format!("'vmferry template list -n {}' lists those of the namespace", self.cluster.namespace()))
-            .with_source(error),
+            CallError::NotFound(error) => {
+                Error::new(ErrorKind::Cluster, format!("template {template} does not exist"))
+                    .with_hint(format!(
+                        "'vmferry template list -n {}' lists those of the namespace",
+                        self.cluster.namespace()
+                    ))
+                    .with_source(error)
+            }
             CallError::Exists(error) => Error::new(
                 ErrorKind::Cluster,
                 format!("template {template} makes a VM whose name is taken"),
             )
-            .with_hint("give another name by the parameter for it: 'vmferry template get' lists the parameters")
+            .with_hint(
+                "give another name by the parameter for it: 'vmferry template get' lists the parameters",
+            )
             .with_source(Error::failed(told(&error))),
             CallError::Transient(error) if is_about_parameters(&error) => {
                 self.cannot_process(name, template, &error).await
             }
-            CallError::Transient(error) if task == Task::Create => error.with_further_hint(
-                "the VM may have been made all the same: 'vmferry vm list' tells, before it is asked for once more",
-            ),
             // Rights and logins are told as they are.
             CallError::Refused(error) if error.hint().is_some() => error,
             CallError::Refused(error) => self.cannot_process(name, template, &error).await,

@@ -20,6 +20,7 @@ mod watch;
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 pub(crate) use self::instance::Instance;
 pub(super) use self::verbs::Put;
@@ -131,13 +132,22 @@ impl Vms {
         Ok(VmState::new(&vm, instance.as_ref()))
     }
 
+    /// The same VMs, for whoever waits until `deadline`.
+    pub(super) fn until(&self, deadline: Instant) -> Self {
+        Self { cluster: self.cluster.until(deadline), ..self.clone() }
+    }
+
     pub(super) fn teller(&self) -> &Teller {
         &self.teller
     }
 
     async fn full(&self, vm: &VirtualMachine) -> Result<VmInfo> {
-        let name = &vm.metadata.name;
-        let instance = self.instance(name).await?;
+        let instance = self.instance(&vm.metadata.name).await?;
+        self.described(vm, instance.as_ref()).await
+    }
+
+    /// Everything that is known of a VM and its instance.
+    pub(super) async fn described(&self, vm: &VirtualMachine, instance: Option<&Instance>) -> Result<VmInfo> {
         let shapes = listing::Shapes::new(&self.cluster, &self.teller);
         let expanded = shapes.expanded(vm).await?;
         let described = expanded.as_ref().unwrap_or(&vm.object);
@@ -150,7 +160,7 @@ impl Vms {
                 vm: &vm.object,
                 expanded: expanded.as_ref(),
                 shape: None,
-                instance: instance.as_ref(),
+                instance,
                 claims: Some(claims.of(&vm.metadata.namespace)),
             },
         ))

@@ -1,6 +1,6 @@
 //! Volumes of VMs: listed, attached and detached while the VM runs, made larger.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     Acting, Cluster, Instance, Resource, Told, Vms, VolumePlan, parse_quantity, resource::check_name,
-    session::Teller, types::Claim, vms::Put,
+    types::Claim, vms::Put,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -26,17 +26,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Volumes {
     vms: Vms,
-    cluster: Cluster,
-    teller: Teller,
-}
-
-impl std::fmt::Debug for Volumes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Volumes").field("cluster", &self.cluster).finish_non_exhaustive()
-    }
 }
 
 /// A volume of a VM.
@@ -109,18 +101,18 @@ pub struct VolumeChanged {
 impl Volumes {
     /// The volumes of a cluster's VMs.
     pub fn new(cluster: Cluster) -> Self {
-        Self { vms: Vms::new(cluster.clone()), cluster, teller: Arc::new(|_| {}) }
+        Self { vms: Vms::new(cluster) }
     }
 
     /// Calls `listener` with what is waited for, and with warnings.
     #[must_use]
     pub fn on_event(self, listener: impl Fn(Told) + Send + Sync + 'static) -> Self {
-        Self { teller: Arc::new(listener), ..self }
+        Self { vms: self.vms.on_event(listener) }
     }
 
     /// The cluster.
     pub fn cluster(&self) -> &Cluster {
-        &self.cluster
+        self.vms.cluster()
     }
 
     /// The volumes of a VM, in the order of its description.
@@ -130,7 +122,7 @@ impl Volumes {
     pub async fn list(&self, vm: &str) -> Result<Vec<VolumeInfo>> {
         let found = self.vms.find(vm).await?;
         let instance = self.vms.instance(vm).await?;
-        let info = self.vms.get(vm).await?;
+        let info = self.vms.described(&found, instance.as_ref()).await?;
         let disks =
             found.object.pointer("/spec/template/spec/domain/devices/disks").and_then(Value::as_array);
         let volumes = found.object.pointer("/spec/template/spec/volumes").and_then(Value::as_array);
@@ -180,7 +172,7 @@ impl Volumes {
         check_name("PersistentVolumeClaim", claim)?;
         self.vms.find(vm).await?;
         // The cluster would take it, and wait for the claim for ever.
-        let _: Claim = self.cluster.must_find(&Resource::claims(), claim).await?;
+        let _: Claim = self.cluster().must_find(&Resource::claims(), claim).await?;
         let source = if request.data_volume {
             json!({"dataVolume": {"name": claim, "hotpluggable": true}})
         } else {
@@ -238,7 +230,7 @@ impl Volumes {
         let plan = VolumePlan::of_vm(&found.object).select(&[volume.to_owned()])?;
         let claim =
             &plan.volumes.first().ok_or_else(|| Error::usage(format!("there is no volume {volume}")))?.claim;
-        let before: Claim = self.cluster.must_find(&Resource::claims(), claim).await?;
+        let before: Claim = self.cluster().must_find(&Resource::claims(), claim).await?;
         let asked = before.requested().and_then(parse_quantity).unwrap_or_default();
         if size <= asked.max(before.size().unwrap_or_default()) {
             return Err(Error::usage(format!(
@@ -248,15 +240,16 @@ impl Volumes {
             .with_hint("volumes can only grow"));
         }
         let patch = json!({"spec": {"resources": {"requests": {"storage": size.to_string()}}}});
-        self.cluster
+        self.cluster()
             .patch_dry(&Resource::claims(), claim, &patch, acting.dry_run)
             .await
             .map_err(cannot_grow)?;
         let done = |complete| VolumeChanged { vm: self.vms.called(vm), volume: volume.to_owned(), complete };
         let Some(wait) = acting.wait.filter(|_| !acting.dry_run) else { return Ok(done(false)) };
-        let (start, mut news) = (Instant::now(), String::new());
+        let (start, mut news) = (Instant::now(), None);
+        let cluster = self.cluster().until(start + wait);
         loop {
-            let now: Claim = self.cluster.must_find(&Resource::claims(), claim).await?;
+            let now: Claim = cluster.must_find(&Resource::claims(), claim).await?;
             let capacity = now.status.capacity.get("storage").map(String::as_str).and_then(parse_quantity);
             if capacity.is_some_and(|capacity| capacity >= size) {
                 return Ok(done(true));
@@ -265,7 +258,7 @@ impl Volumes {
                 "volume {volume}: claim {claim} has {} of {size} bytes",
                 capacity.unwrap_or_default()
             );
-            self.tell(&mut news, &text);
+            self.vms.tell(&mut news, &text);
             let left = wait.saturating_sub(start.elapsed());
             if left.is_zero() {
                 return Err(Error::new(
@@ -277,7 +270,7 @@ impl Volumes {
                 )));
             }
             let version = &now.metadata.resource_version;
-            self.cluster.changed(&Resource::claims(), claim, version, left.min(LOOK)).await;
+            self.cluster().changed(&Resource::claims(), claim, version, left.min(LOOK)).await;
         }
     }
 
@@ -293,12 +286,13 @@ impl Volumes {
         let changed =
             |complete| VolumeChanged { vm: self.vms.called(vm), volume: volume.to_owned(), complete };
         let Some(wait) = acting.wait.filter(|_| !acting.dry_run) else { return Ok(changed(false)) };
-        let (start, mut news) = (Instant::now(), String::new());
+        let (start, mut news) = (Instant::now(), None);
+        let vms = self.vms.until(start + wait);
         loop {
-            let instance = self.vms.instance(vm).await?.filter(|instance| !instance.is_over());
+            let instance = vms.instance(vm).await?.filter(|instance| !instance.is_over());
             let Some(instance) = instance else { return Ok(changed(true)) };
             let Some(state) = missing(&instance) else { return Ok(changed(true)) };
-            self.tell(&mut news, &format!("volume {volume}: {state}"));
+            self.vms.tell(&mut news, &format!("volume {volume}: {state}"));
             let left = wait.saturating_sub(start.elapsed());
             if left.is_zero() {
                 return Err(Error::new(
@@ -311,14 +305,7 @@ impl Volumes {
                 )));
             }
             let version = &instance.metadata.resource_version;
-            self.cluster.changed(&Resource::vmis(), vm, version, left.min(LOOK)).await;
-        }
-    }
-
-    fn tell(&self, news: &mut String, text: &str) {
-        if news != text {
-            (self.teller)(Told::Waiting(text.to_owned()));
-            text.clone_into(news);
+            self.cluster().changed(&Resource::vmis(), vm, version, left.min(LOOK)).await;
         }
     }
 }

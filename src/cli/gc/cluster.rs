@@ -18,7 +18,7 @@ use crate::cli::{
 
 /// Looks in the cluster.
 pub(super) async fn run(args: &GcArgs, output: &Output) -> Result<(), Failure> {
-    let cluster = args.cluster.connect(None, None).await?;
+    let cluster = args.cluster.connect_briefly(None).await?;
     let (everywhere, older_than, run) =
         (args.all_namespaces, args.older_than.unwrap_or_default(), args.run.clone());
     let look = {

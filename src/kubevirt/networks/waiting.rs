@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{LinkState, Needs, NetworkChanged, Networks};
 use crate::{
     error::{Error, ErrorKind, Result},
-    kubevirt::{Acting, Instance, Resource, Told},
+    kubevirt::{Acting, Instance, Resource},
 };
 
 /// How far a guest is.
@@ -79,7 +79,7 @@ impl Networks {
 
     /// Whether the cluster lets networks come and go while guests run.
     pub(super) async fn can_plug(&self) -> bool {
-        self.cluster.release().await.plugs_networks()
+        self.cluster().release().await.plugs_networks()
     }
 
     /// Waits; a VM that does not run is as it is to be at once.
@@ -94,17 +94,18 @@ impl Networks {
         if acting.dry_run {
             return changed(false, None);
         }
-        let release = self.cluster.release().await;
+        let release = self.cluster().release().await;
         if goal.may_need && !release.plugs_networks() {
             let runs = self.guest(vm).await?.is_some();
             return changed(!runs, runs.then_some(Needs::Restart));
         }
         let Some(wait) = acting.wait else { return changed(false, None) };
-        let (start, mut news, mut needed) = (Instant::now(), String::new(), None::<(Needs, Instant)>);
+        let (start, mut news, mut needed) = (Instant::now(), None, None::<(Needs, Instant)>);
+        let waiting = Self { vms: self.vms.until(start + wait) };
         loop {
-            let Some(guest) = self.guest(vm).await? else { return changed(true, None) };
+            let Some(guest) = waiting.guest(vm).await? else { return changed(true, None) };
             let Progress::Waiting(state) = look(&guest) else { return changed(true, None) };
-            let needs = if goal.may_need { self.needs(vm, &guest).await? } else { None };
+            let needs = if goal.may_need { waiting.needs(vm, &guest).await? } else { None };
             let is_coming = needs == Some(Needs::Migration) && release.migrates_by_itself();
             let text = match needs {
                 Some(Needs::Migration) if is_coming => format!("{state}; its guest is to be migrated"),
@@ -122,14 +123,14 @@ impl Networks {
             {
                 return changed(false, Some(needs));
             }
-            self.tell(&mut news, &format!("network {network}: {text}"));
+            self.vms.tell(&mut news, &format!("network {network}: {text}"));
             let left = wait.saturating_sub(start.elapsed());
             if left.is_zero() {
                 return Err(too_late(&self.vms.called(vm), goal, wait, &text));
             }
             let pause = if needed.is_some() { SETTLED } else { LOOK };
             let version = &guest.metadata.resource_version;
-            self.cluster.changed(&Resource::vmis(), vm, version, left.min(pause)).await;
+            self.cluster().changed(&Resource::vmis(), vm, version, left.min(pause)).await;
         }
     }
 
@@ -142,13 +143,6 @@ impl Networks {
         let mut conditions = vm.status.conditions.iter();
         let is_required = conditions.any(|found| found.kind == "RestartRequired" && found.status == "True");
         Ok(is_required.then_some(Needs::Restart))
-    }
-
-    fn tell(&self, news: &mut String, text: &str) {
-        if news != text {
-            (self.teller)(Told::Waiting(text.to_owned()));
-            text.clone_into(news);
-        }
     }
 }
 

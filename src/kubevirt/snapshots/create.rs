@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::{SnapshotInfo, Snapshots};
 use crate::{
@@ -108,7 +109,8 @@ impl Snapshots {
                 return Err(self.removed(&name, error).await);
             }
         }
-        self.get(&name).await
+        let deadline = Instant::now() + acting.wait.unwrap_or_default();
+        Self { cluster: self.cluster.until(deadline), ..self.clone() }.get(&name).await
     }
 
     /// Whether the VM can give what is asked for; the volumes that will be missing.

@@ -186,7 +186,7 @@ impl Snapshots {
             return Ok(Restored { restore: name, vm, state: None, complete: false });
         };
         self.until_restored(&restores, &name, &vm, wait, start).await?;
-        let state = self.cluster.state_of(&target).await?;
+        let state = self.cluster.until(start + wait).state_of(&target).await?;
         Ok(Restored { restore: name, vm, state, complete: true })
     }
 
@@ -302,9 +302,9 @@ impl Snapshots {
         wait: Duration,
         start: Instant,
     ) -> Result<()> {
-        let mut told = String::new();
+        let (mut told, cluster) = (String::new(), self.cluster.until(start + wait));
         loop {
-            let found: Work = self.cluster.must_find(restores, name).await?;
+            let found: Work = cluster.must_find(restores, name).await?;
             if found.status.complete {
                 return Ok(());
             }

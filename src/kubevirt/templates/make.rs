@@ -105,8 +105,9 @@ impl Templates {
         self.cluster.make(&requests, &object, acting.dry_run).await?;
         let Some(wait) = acting.wait.filter(|_| !acting.dry_run) else { return Ok(made(false)) };
         let (start, mut news) = (Instant::now(), String::new());
+        let cluster = self.cluster.until(start + wait);
         loop {
-            let found: Request = self.cluster.must_find(&requests, name).await?;
+            let found: Request = cluster.must_find(&requests, name).await?;
             if found.is_done() {
                 return Ok(made(true));
             }

@@ -144,8 +144,9 @@ impl Vms {
 
     async fn until_gone(&self, doomed: &Doomed, wait: Duration) -> Result<()> {
         let (deadline, mut news) = (Instant::now() + wait, None);
+        let cluster = self.cluster.until(deadline);
         loop {
-            let found: Option<Object> = self.cluster.find(&Resource::vms(), &doomed.name).await?;
+            let found: Option<Object> = cluster.find(&Resource::vms(), &doomed.name).await?;
             let Some(Object { metadata }) = found.filter(|found| found.metadata.uid == doomed.uid) else {
                 return Ok(());
             };

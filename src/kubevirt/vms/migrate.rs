@@ -166,9 +166,9 @@ impl Vms {
         let (start, mut news) = (Instant::now(), None);
         let migrations = Resource::migrations();
         let (name, vm) = (migrated.migration.clone(), migrated.vm.clone());
-        let namespace = self.cluster.namespace();
+        let (cluster, namespace) = (self.cluster.until(start + wait), self.cluster.namespace());
         loop {
-            let found: Option<Migration> = self.cluster.find(&migrations, &name).await?;
+            let found: Option<Migration> = cluster.find(&migrations, &name).await?;
             let Some(found) = found else {
                 return Err(Error::new(
                     ErrorKind::Cluster,
@@ -227,8 +227,9 @@ impl Vms {
         }
         let Some(wait) = acting.wait.filter(|_| !acting.dry_run) else { return Ok(()) };
         (self.teller)(Told::Waiting(format!("migration {migration} is being given up")));
+        let cluster = self.cluster.until(start + wait);
         loop {
-            let found: Option<Migration> = self.cluster.find(&migrations, migration).await?;
+            let found: Option<Migration> = cluster.find(&migrations, migration).await?;
             let Some(found) = found.filter(|found| !found.is_over()) else { return Ok(()) };
             let left = wait.saturating_sub(start.elapsed());
             if left.is_zero() {

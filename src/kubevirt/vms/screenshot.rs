@@ -9,7 +9,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     kubevirt::{
         client::Call,
-        explain::{failure, no_answer, told},
+        explain::{failure, no_answer, strange, told},
         resource::encoded,
     },
 };
@@ -69,10 +69,7 @@ impl Vms {
             Err(_) => return Err(no_answer(self.cluster.url(), &call, self.cluster.timeout()).into()),
         };
         if !picture.starts_with(MAGIC) {
-            return Err(Error::failed(format!(
-                "the answer of {} about {what} is no PNG picture",
-                self.cluster.url()
-            )));
+            return Err(strange(self.cluster.url(), &what, "no PNG picture"));
         }
         Ok(picture)
     }

@@ -97,7 +97,8 @@ impl Vms {
         Ok(Look { vm, instance: self.instance(name).await? })
     }
 
-    pub(super) fn tell(&self, news: &mut Option<String>, text: &str) {
+    /// Tells what is waited for, once; `news` is what was told last.
+    pub(in crate::kubevirt) fn tell(&self, news: &mut Option<String>, text: &str) {
         if news.as_deref() != Some(text) {
             (self.teller)(Told::Waiting(text.to_owned()));
             *news = Some(text.to_owned());

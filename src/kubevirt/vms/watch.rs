@@ -129,7 +129,7 @@ impl VmWatch {
                 sleep(PAUSE).await;
                 Ok(())
             }
-            explain::CallError::NotFound(error) => Err(cluster.not_served(&resource).with_source(error)),
+            explain::CallError::NotFound(_) => Err(cluster.not_served(&resource)),
             error => Err(error.into()),
         }
     }

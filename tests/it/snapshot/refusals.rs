@@ -36,6 +36,20 @@ fn a_feature_that_is_off_or_absent_is_named() {
     let cluster = Cluster::with(Config { snapshot_gate: false, ..Config::default() });
     cluster.sim.add_vm(Vm::new("demo", "db").disk("root", Disk::zeros(1 << 20)));
     cluster.refused("snapshot create demo/db", 7, &["feature gate", "Snapshot", "featureGates"]);
+    // Contract 6.3: clones need it too.
+    cluster.refused(
+        "vm clone demo/db x",
+        7,
+        &["snapshot feature gate is not enabled", "switch the feature gate Snapshot on"],
+    );
+    // One that was made before it was switched off.
+    let with = Cluster::start();
+    with.sim.add_vm(Vm::new("demo", "db").disk("root", Disk::zeros(1 << 20)));
+    with.run("snapshot create demo/db --name s").expect(0);
+    cluster.sim.add_object("virtualmachinesnapshots", with.object("virtualmachinesnapshots", "s").unwrap());
+    for line in ["snapshot restore demo/s", "snapshot restore demo/s --to x", "snapshot clone demo/s x"] {
+        cluster.refused(line, 7, &["switch the feature gate Snapshot on"]);
+    }
 
     let absent = ["snapshot.kubevirt.io", "clone.kubevirt.io"].map(str::to_owned).to_vec();
     let cluster = Cluster::with(Config { absent_groups: absent, ..Config::default() });

@@ -126,6 +126,15 @@ fn state_that_cannot_be_shared_is_not_restored_elsewhere() {
     cluster.sim.add_vm(Vm::new("demo", "win").disk("root", Disk::zeros(1 << 20)).patch(&tpm));
     cluster.run("snapshot create demo/win --name before").expect(0);
     cluster.refused("snapshot restore demo/before --to copy", 7, &["persistent TPM or EFI"]);
+    // Contract 6.3: nor is it cloned.
+    cluster.refused(
+        "vm clone demo/win copy",
+        7,
+        &[
+            "VM demo/copy was not cloned: Failed (Clone of source with backendstorage is not supported: VM demo/win)",
+            "kubectl describe vmclone",
+        ],
+    );
     cluster.run("snapshot restore demo/before").expect(0);
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use vmferry_sim::{Action, Config, Rule, Vm};
+use vmferry_sim::{Action, Config, Disk, Rule, Vm};
 
 use super::{Cluster, text};
 use crate::support::wait_for;
@@ -155,6 +155,34 @@ fn two_orders_at_once_are_refused() {
     cluster.run("vm start demo/web --no-wait").expect(0);
     assert_eq!(cluster.json("vm status demo/web")["requests"], json!(["Start"]));
     cluster.refused("vm start demo/web", 7, &["it is being started or stopped already", "vm status"]);
+}
+
+#[test]
+fn a_guest_that_is_held_or_moved_by_others_is_left_alone() {
+    // Contract 4.2; each step of both takes so long.
+    let cluster = Cluster::with(Config { delay: Duration::from_secs(1), ..Config::default() });
+    cluster.sim.add_vm(Vm::new("demo", "moves").running(true).migratable());
+    cluster.sim.add_vm(Vm::new("demo", "held").disk("root", Disk::zeros(1 << 20)).running(true));
+    cluster.run("vm migrate demo/moves --no-wait").expect(0);
+    let moves = || {
+        let guest = cluster.object("virtualmachineinstances", "moves").unwrap();
+        !guest["status"]["migrationState"]["startTimestamp"].is_null()
+    };
+    wait_for("the migration", moves);
+    cluster.refused(
+        "vm pause demo/moves",
+        7,
+        &["cannot pause VM demo/moves: it is being migrated", "vm status -w"],
+    );
+    cluster.run("vm pause demo/held --no-wait").expect(0);
+    cluster.run("snapshot create demo/held --no-wait").expect(0);
+    let is_held = || !cluster.vm("held").unwrap()["status"]["snapshotInProgress"].is_null();
+    wait_for("the snapshot", is_held);
+    cluster.refused(
+        "vm unpause demo/held",
+        7,
+        &["cannot unpause VM demo/held: a snapshot of it is being made", "vm status -w"],
+    );
 }
 
 #[test]
