@@ -7,8 +7,8 @@ use super::{
     Failure,
     cluster::ClusterArgs,
     output::Output,
-    signals::{self, Stop},
-    table::{Cells, Column, Table, unknown},
+    rows,
+    table::{Cells, Column, unknown},
     units::Bytes,
 };
 
@@ -40,24 +40,14 @@ pub(super) async fn instancetypes(args: &CatalogArgs, output: &Output) -> Result
     let CatalogCommand::List(args) = &args.command;
     let (cluster, everywhere) = (args.cluster.connect_briefly(None).await?, args.all_namespaces);
     let work = async move { Catalog::new(cluster).instancetypes(everywhere).await };
-    let found = signals::supervise(work, Stop::AtOnce, output).await?;
-    print(&found, output)
+    rows::print(work, output).await
 }
 
 pub(super) async fn preferences(args: &CatalogArgs, output: &Output) -> Result<(), Failure> {
     let CatalogCommand::List(args) = &args.command;
     let (cluster, everywhere) = (args.cluster.connect_briefly(None).await?, args.all_namespaces);
     let work = async move { Catalog::new(cluster).preferences(everywhere).await };
-    let found = signals::supervise(work, Stop::AtOnce, output).await?;
-    print(&found, output)
-}
-
-fn print<R: Cells>(rows: &[R], output: &Output) -> Result<(), Failure> {
-    let mut table = Table::new(output);
-    match table.page(rows).and_then(|()| table.finish()) {
-        Err(_) if table.closed() => Ok(()),
-        result => Ok(result?),
-    }
+    rows::print(work, output).await
 }
 
 /// Where something is: a namespace, or everywhere.

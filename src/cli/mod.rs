@@ -37,6 +37,8 @@ mod progress;
 mod provider;
 #[cfg(feature = "kubevirt")]
 mod question;
+#[cfg(feature = "kubevirt")]
+mod rows;
 mod signals;
 #[cfg(feature = "kubevirt")]
 mod snapshot;
@@ -207,14 +209,14 @@ async fn execute(cli: Cli, output: &Output) -> Result<(), Failure> {
         #[cfg(feature = "kubevirt")]
         Command::Provider(args) => provider::run(&args, output).await,
         #[cfg(feature = "kubevirt")]
-        Command::Snapshot(args) => snapshot::run(args, output).await,
+        Command::Snapshot(args) => Box::pin(snapshot::run(args, output)).await,
         #[cfg(feature = "kubevirt")]
         Command::Template(args) => template::run(args, output).await,
         Command::Verify(args) => verify::run(args, output).await,
         #[cfg(feature = "kubevirt")]
         Command::Vm(args) => vm::run(&args, output).await,
         #[cfg(feature = "kubevirt")]
-        Command::Volume(args) => volume::run(args, output).await,
+        Command::Volume(args) => Box::pin(volume::run(args, output)).await,
     }
 }
 

@@ -1,24 +1,18 @@
 //! `vmferry network`: networks of VMs listed, attached, detached, their links set.
 
-use std::{
-    future::Future,
-    io::{self, Write},
-};
-
 use clap::{Args, Subcommand, ValueEnum};
-use serde::Serialize;
 use vmferry::{
     Error,
-    kubevirt::{LinkState, Needs, NetworkChanged, NetworkInfo, Networks, NicBinding, NicRequest},
+    kubevirt::{LinkState, NetworkChanged, NetworkInfo, Networks, NicBinding, NicRequest},
 };
 
 use super::{
     Failure,
-    output::{Output, Report},
-    signals::{self, Stop},
-    table::{Cells, Column, Table, unknown},
+    output::Output,
+    rows::{self, Changing, WatchArgs},
+    table::{Cells, Column, unknown},
     vm::OneVm,
-    waiting::{WaitArgs, show, timestamp},
+    waiting::{PartChanged, WaitArgs, carry_out, show},
 };
 
 /// List networks of VMs, attach and detach them, set their links
@@ -42,6 +36,9 @@ enum NetworkCommand {
 struct ListArgs {
     #[command(flatten)]
     vm: OneVm,
+
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 /// Attach a VM to a network, while it runs too
@@ -136,10 +133,14 @@ pub(super) async fn run(args: NetworkArgs, output: &Output) -> Result<(), Failur
     match args.command {
         NetworkCommand::List(args) => {
             let (networks, vm) = connect(&args.vm, output).await?;
-            let found =
-                signals::supervise(async move { networks.list(&vm).await }, Stop::AtOnce, output).await?;
-            let mut table = Table::new(output);
-            Ok(table.page(&found).and_then(|()| table.finish())?)
+            if !args.watch.watch {
+                return rows::print(async move { networks.list(&vm).await }, output).await;
+            }
+            let list = move || {
+                let (networks, vm) = (networks.clone(), vm.clone());
+                async move { networks.list(&vm).await }
+            };
+            rows::follow(list, output).await
         }
         NetworkCommand::Attach(args) => {
             let ((networks, vm), acting) = (connect(&args.vm, output).await?, args.waiting.acting());
@@ -173,73 +174,16 @@ pub(super) async fn run(args: NetworkArgs, output: &Output) -> Result<(), Failur
     }
 }
 
-async fn carry_out(
-    done: &'static str,
-    work: impl Future<Output = vmferry::Result<NetworkChanged>> + Send + 'static,
-    waiting: WaitArgs,
-    output: &Output,
-) -> Result<(), Failure> {
-    let changed = signals::supervise(work, Stop::AtOnce, output).await?;
-    Ok(output.report(&Done::new(done, &changed, waiting.dry_run))?)
-}
-
-/// What became of a change of a network.
-#[derive(Serialize)]
-struct Done<'a> {
-    success: bool,
-    message: String,
-    timestamp: String,
-    vm: &'a str,
-    network: &'a str,
-    complete: bool,
-    needs: Option<&'static str>,
-    dry_run: bool,
-    #[serde(skip)]
-    done: &'static str,
-}
-
-impl<'a> Done<'a> {
-    fn new(done: &'static str, changed: &'a NetworkChanged, dry_run: bool) -> Self {
-        let needs = changed.needs.map(Needs::name);
-        let message = match (dry_run, needs, changed.complete) {
-            (true, ..) => format!("Network would be {done}"),
-            (false, Some(needs), _) => format!("Network will be {done} with the next {needs} of the VM"),
-            (false, None, true) => format!("Network {done} successfully"),
-            (false, None, false) => format!("Network is being {done}"),
-        };
-        Self {
-            success: true,
-            message,
-            timestamp: timestamp(),
-            vm: &changed.vm,
-            network: &changed.network,
-            complete: changed.complete,
-            needs,
-            dry_run,
-            done,
-        }
+impl From<NetworkChanged> for PartChanged {
+    fn from(changed: NetworkChanged) -> Self {
+        let NetworkChanged { vm, network: part, complete, needs } = changed;
+        Self { kind: "network", part, vm, complete, needs: Some(needs) }
     }
 }
 
-impl Report for Done<'_> {
-    const CONFIRMS: bool = true;
-
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { vm, network, done, .. } = self;
-        match (self.dry_run, self.needs, self.complete) {
-            (true, ..) => {
-                writeln!(out, "network {network} of VM {vm} would be {done} (dry run, nothing was changed)")
-            }
-            (false, Some(needs), _) => {
-                let command = if needs == Needs::Migration.name() { "migrate" } else { "restart" };
-                writeln!(
-                    out,
-                    "network {network} of VM {vm} will be {done} with its next {needs}: 'vmferry vm {command} {vm}'"
-                )
-            }
-            (false, None, true) => writeln!(out, "network {network} of VM {vm} {done}"),
-            (false, None, false) => writeln!(out, "network {network} of VM {vm} is being {done}"),
-        }
+impl Changing for NetworkInfo {
+    fn gone(self) -> Self {
+        Self { phase: Some("gone".to_owned()), ..self }
     }
 }
 

@@ -18,8 +18,9 @@ use super::{
     cluster::ClusterArgs,
     export::named_vm,
     output::{Output, Report, field, yaml},
+    rows::{self, Changing, WatchArgs},
     signals::{self, Stop},
-    table::{Cells, Column, Table, age, unknown},
+    table::{Cells, Column, age, unknown},
     waiting::{WaitArgs, show, timestamp},
 };
 
@@ -49,6 +50,9 @@ struct ListArgs {
     /// Only those with these labels: os=debian,tier!=test
     #[arg(short = 'l', long, value_name = "SELECTOR", default_value = "", hide_default_value = true)]
     selector: String,
+
+    #[command(flatten)]
+    watch: WatchArgs,
 
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -122,13 +126,16 @@ pub(super) async fn run(args: TemplateArgs, output: &Output) -> Result<(), Failu
     match args.command {
         TemplateCommand::List(args) => {
             let templates = Templates::new(args.cluster.connect_briefly(None).await?);
-            let work = async move { templates.list(args.all_namespaces, &args.selector).await };
-            let found = signals::supervise(work, Stop::AtOnce, output).await?;
-            let mut table = Table::new(output);
-            match table.page(&found).and_then(|()| table.finish()) {
-                Err(_) if table.closed() => Ok(()),
-                result => Ok(result?),
+            let (everywhere, selector) = (args.all_namespaces, args.selector);
+            if !args.watch.watch {
+                let work = async move { templates.list(everywhere, &selector).await };
+                return rows::print(work, output).await;
             }
+            let list = move || {
+                let (templates, selector) = (templates.clone(), selector.clone());
+                async move { templates.list(everywhere, &selector).await }
+            };
+            rows::follow(list, output).await
         }
         TemplateCommand::Get(args) => {
             let (templates, name) = connect(&args.template.template, &args.template.cluster, output).await?;
@@ -296,6 +303,12 @@ impl Report for Made<'_> {
             (false, true) => writeln!(out, "template {template} made of VM {vm}"),
             (false, false) => writeln!(out, "template {template} is being made of VM {vm}"),
         }
+    }
+}
+
+impl Changing for TemplateInfo {
+    fn gone(self) -> Self {
+        Self { ready: None, reason: "deleted".to_owned(), ..self }
     }
 }
 

@@ -1,12 +1,6 @@
 //! `vmferry volume`: volumes of VMs listed, attached, detached, made larger, exported.
 
-use std::{
-    future::Future,
-    io::{self, Write},
-};
-
 use clap::{Args, Subcommand};
-use serde::Serialize;
 use vmferry::{
     Error,
     kubevirt::{AttachRequest, VolumeChanged, VolumeInfo, Volumes},
@@ -15,12 +9,12 @@ use vmferry::{
 use super::{
     Failure,
     export::{self, ExportArgs, no_job},
-    output::{Output, Report},
-    signals::{self, Stop},
-    table::{Cells, Column, Table, unknown},
+    output::Output,
+    rows::{self, Changing, WatchArgs},
+    table::{Cells, Column, unknown},
     units::{Bytes, parse_positive_size},
     vm::OneVm,
-    waiting::{WaitArgs, show, timestamp},
+    waiting::{PartChanged, WaitArgs, carry_out, show},
 };
 
 /// List volumes of VMs, attach, detach, enlarge and export them
@@ -50,6 +44,9 @@ enum VolumeCommand {
 struct ListArgs {
     #[command(flatten)]
     vm: OneVm,
+
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 /// Attach a claim to a VM, while it runs too
@@ -130,10 +127,14 @@ pub(super) async fn run(args: VolumeArgs, output: &Output) -> Result<(), Failure
     match args.command {
         VolumeCommand::List(args) => {
             let (volumes, vm) = connect(&args.vm, output).await?;
-            let found =
-                signals::supervise(async move { volumes.list(&vm).await }, Stop::AtOnce, output).await?;
-            let mut table = Table::new(output);
-            Ok(table.page(&found).and_then(|()| table.finish())?)
+            if !args.watch.watch {
+                return rows::print(async move { volumes.list(&vm).await }, output).await;
+            }
+            let list = move || {
+                let (volumes, vm) = (volumes.clone(), vm.clone());
+                async move { volumes.list(&vm).await }
+            };
+            rows::follow(list, output).await
         }
         VolumeCommand::Attach(args) => {
             let ((volumes, vm), acting) = (connect(&args.vm, output).await?, args.waiting.acting());
@@ -161,62 +162,16 @@ pub(super) async fn run(args: VolumeArgs, output: &Output) -> Result<(), Failure
     }
 }
 
-async fn carry_out(
-    done: &'static str,
-    work: impl Future<Output = vmferry::Result<VolumeChanged>> + Send + 'static,
-    waiting: WaitArgs,
-    output: &Output,
-) -> Result<(), Failure> {
-    let changed = signals::supervise(work, Stop::AtOnce, output).await?;
-    Ok(output.report(&Done::new(done, &changed, waiting.dry_run))?)
-}
-
-/// What became of a change of a volume.
-#[derive(Serialize)]
-struct Done<'a> {
-    success: bool,
-    message: String,
-    timestamp: String,
-    vm: &'a str,
-    volume: &'a str,
-    complete: bool,
-    dry_run: bool,
-    #[serde(skip)]
-    done: &'static str,
-}
-
-impl<'a> Done<'a> {
-    fn new(done: &'static str, changed: &'a VolumeChanged, dry_run: bool) -> Self {
-        let message = match (dry_run, changed.complete) {
-            (true, _) => format!("Volume would be {done}"),
-            (false, true) => format!("Volume {done} successfully"),
-            (false, false) => format!("Volume is being {done}"),
-        };
-        Self {
-            success: true,
-            message,
-            timestamp: timestamp(),
-            vm: &changed.vm,
-            volume: &changed.volume,
-            complete: changed.complete,
-            dry_run,
-            done,
-        }
+impl From<VolumeChanged> for PartChanged {
+    fn from(changed: VolumeChanged) -> Self {
+        let VolumeChanged { vm, volume: part, complete } = changed;
+        Self { kind: "volume", part, vm, complete, needs: None }
     }
 }
 
-impl Report for Done<'_> {
-    const CONFIRMS: bool = true;
-
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { vm, volume, done, .. } = self;
-        match (self.dry_run, self.complete) {
-            (true, _) => {
-                writeln!(out, "volume {volume} of VM {vm} would be {done} (dry run, nothing was changed)")
-            }
-            (false, true) => writeln!(out, "volume {volume} of VM {vm} {done}"),
-            (false, false) => writeln!(out, "volume {volume} of VM {vm} is being {done}"),
-        }
+impl Changing for VolumeInfo {
+    fn gone(self) -> Self {
+        Self { phase: Some("gone".to_owned()), ..self }
     }
 }
 

@@ -116,6 +116,17 @@ fn a_vm_that_does_not_run_has_it_from_its_next_start_on() {
 }
 
 #[test]
+fn a_list_goes_on_with_what_changes() {
+    let cluster = start(Config::default());
+    let mut watched = cluster.follow("network list demo/web -w");
+    watched.until("default");
+    cluster.run("network attach demo/web lan").expect(0);
+    watched.until("attached");
+    cluster.run("network detach demo/web lan").expect(0);
+    watched.until("gone");
+}
+
+#[test]
 fn a_vm_that_names_no_network_keeps_the_one_it_gets_by_itself() {
     let cluster = start(Config::default());
     let none = json!({"template": {"spec": {"networks": null, "domain": {"devices": {"interfaces": null}}}}});

@@ -74,6 +74,18 @@ fn a_snapshot_is_made_listed_shown_and_deleted() {
 }
 
 #[test]
+fn a_list_goes_on_with_what_changes() {
+    let cluster = Cluster::start();
+    db(&cluster, true);
+    let mut watched = cluster.follow("snapshot list demo/db -w");
+    watched.until("NAMESPACE");
+    cluster.run("snapshot create demo/db --name first").expect(0);
+    watched.until("first");
+    cluster.run("snapshot delete demo/first --yes").expect(0);
+    watched.until("deleted");
+}
+
+#[test]
 fn what_a_snapshot_is_worth_is_demanded_before_it_is_made() {
     let cluster = Cluster::start();
     db(&cluster, false);

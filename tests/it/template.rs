@@ -1,6 +1,6 @@
 //! `vmferry template` against a simulated cluster.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use serde_json::{Value, json};
 use vmferry_sim::{Config, Disk, Fault, FaultKind, Rule, Vm};
@@ -100,6 +100,10 @@ fn a_template_is_made_of_a_vm() {
     assert_eq!(cluster.json("template list -n demo").as_array().unwrap().len(), 1);
     let made = cluster.run("template create demo/web --name gold").expect(0);
     assert_eq!(text(&made), "template demo/gold made of VM demo/web\n");
+    let mut watched = cluster.follow("template list -n demo -w -o name");
+    watched.until("demo/gold");
+    cluster.run("template create demo/web --name silver").expect(0);
+    watched.until("demo/silver");
     assert!(made.stderr.contains("waiting: template gold: "), "{}", made.stderr);
     cluster.run("template process demo/gold -p NAME=copy --create").expect(0);
     assert!(cluster.vm("copy").is_some());
@@ -217,15 +221,15 @@ fn a_cluster_may_be_slow_or_mad() {
     cluster.refused(
         "template process demo/debian -p NAME=db -p KEY=k --create",
         6,
-        &["may have been made all the same", "vmferry vm list"],
+        &["may have been carried out all the same", "look before"],
     );
     assert!(cluster.vm("db").is_some());
     let all: Value = cluster.json("vm list -n demo");
     assert_eq!(all.as_array().unwrap().len(), 2);
 
-    let kubeconfig = std::fs::read_to_string(&cluster.kubeconfig).unwrap();
+    let kubeconfig = fs::read_to_string(&cluster.kubeconfig).unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let away = kubeconfig.replace(&cluster.sim.api_url(), &format!("https://127.0.0.1:{port}"));
-    std::fs::write(&cluster.kubeconfig, away).unwrap();
+    fs::write(&cluster.kubeconfig, away).unwrap();
     cluster.refused("template list -n demo", 6, &[&format!("https://127.0.0.1:{port}")]);
 }

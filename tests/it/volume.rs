@@ -73,6 +73,18 @@ fn volumes_come_and_go_while_a_vm_runs() {
 }
 
 #[test]
+fn a_list_goes_on_with_what_changes() {
+    let cluster = Cluster::start();
+    add(&cluster);
+    let mut watched = cluster.follow("volume list demo/web -w -o json");
+    watched.until("\"root\"");
+    cluster.run("volume attach demo/web scratch --name extra").expect(0);
+    assert!(!watched.until("\"extra\"").contains("\"root\""), "an object a line");
+    cluster.run("volume detach demo/web extra").expect(0);
+    watched.until("\"phase\":\"gone\"");
+}
+
+#[test]
 fn a_volume_grows_if_its_storage_lets_it() {
     let cluster = Cluster::with(Config { expandable: true, ..Config::default() });
     add(&cluster);

@@ -11,6 +11,7 @@ use crate::cli::{
     Failure,
     cluster::ClusterArgs,
     output::{Output, Report, field},
+    rows::{self, Changing, WatchArgs},
     signals::{self, Stop},
     table::{Cells, Column, Table, age, unknown},
     units::Bytes,
@@ -34,6 +35,9 @@ pub(crate) struct ListArgs {
     selector: String,
 
     #[command(flatten)]
+    watch: WatchArgs,
+
+    #[command(flatten)]
     cluster: ClusterArgs,
 }
 
@@ -53,6 +57,20 @@ pub(super) async fn run(args: &ListArgs, output: &Output) -> Result<(), Failure>
         }
     };
     let (everywhere, selector) = (args.all_namespaces, args.selector.clone());
+    if args.watch.watch {
+        let list = move || {
+            let (snapshots, selector, vm) = (snapshots.clone(), selector.clone(), vm.clone());
+            async move {
+                let mut pages = snapshots.list(everywhere, &selector, vm.as_deref()).await?;
+                let mut all = Vec::new();
+                while let Some(page) = pages.next().await? {
+                    all.extend(page);
+                }
+                Ok(all)
+            }
+        };
+        return rows::follow(list, output).await;
+    }
     let mut table = Table::new(output);
     let work = async move {
         let mut print = async || {
@@ -77,6 +95,12 @@ pub(super) async fn get(args: &GetArgs, output: &Output) -> Result<(), Failure> 
     let (snapshots, name) = args.snapshot.connect(output).await?;
     let found = signals::supervise(async move { snapshots.get(&name).await }, Stop::AtOnce, output).await?;
     Ok(output.report(&Shown(found))?)
+}
+
+impl Changing for SnapshotInfo {
+    fn gone(self) -> Self {
+        Self { phase: "deleted".to_owned(), ready_to_use: false, ..self }
+    }
 }
 
 impl Cells for SnapshotInfo {
