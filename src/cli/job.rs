@@ -4,18 +4,13 @@
 //! what the command line says itself counts before them. Fields that ask for what this program does not do
 //! are refused by name; those that only say no, as HyperSDK's clients send them, pass.
 
-use std::{
-    ffi::OsString,
-    fs::File,
-    io::{self, IsTerminal as _, Read},
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{ArgMatches, Command, parser::ValueSource};
 use serde_json::{Map, Value};
 use vmferry::Error;
 
-use super::{config::nearest, export::WHAT};
+use super::{config::nearest, export::WHAT, input};
 
 /// A job as flags of `vmferry export`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,28 +33,9 @@ pub(super) fn may_say_it(export: Command) -> Command {
 pub(super) fn of(matches: &ArgMatches) -> Result<Option<Job>, Error> {
     let Some(("export", export)) = matches.subcommand() else { return Ok(None) };
     let Some(path) = export.get_one::<PathBuf>("job") else { return Ok(None) };
-    let text = read(path)?;
+    let text = input::read_text(path, "job", MAX_LEN)?;
     let is_given = |id: &str| export.value_source(id) == Some(ValueSource::CommandLine);
-    let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
-    translate(&text, is_given).map(Some).map_err(|error| error.with_place(&name))
-}
-
-fn read(path: &Path) -> Result<String, Error> {
-    if path == Path::new("-") && io::stdin().is_terminal() {
-        return Err(Error::usage("standard input is a terminal, not a job")
-            .with_hint("pipe a job into the command, or name a file"));
-    }
-    let failed = |error| Error::io("read the job", path, error);
-    let source: Box<dyn Read> = match path == Path::new("-") {
-        true => Box::new(io::stdin()),
-        false => Box::new(File::open(path).map_err(failed)?),
-    };
-    let mut text = String::new();
-    source.take(MAX_LEN + 1).read_to_string(&mut text).map_err(failed)?;
-    if u64::try_from(text.len()).is_ok_and(|len| len > MAX_LEN) {
-        return Err(Error::refused(format!("the job {} has more than {MAX_LEN} bytes", path.display())));
-    }
-    Ok(text)
+    translate(&text, is_given).map(Some).map_err(|error| error.with_place(&input::place(path)))
 }
 
 /// What is wrong with a job; where it stands is added by who read it.

@@ -21,6 +21,8 @@ mod doctor;
 mod export;
 #[cfg(any(feature = "cloud", feature = "kubevirt"))]
 mod gc;
+#[cfg(feature = "kubevirt")]
+mod input;
 mod inspect;
 #[cfg(feature = "kubevirt")]
 mod job;

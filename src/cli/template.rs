@@ -1,23 +1,22 @@
 //! `vmferry template`: templates of VMs listed, looked at, processed, made of VMs.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-};
+mod process;
+
+use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use serde_json::Value;
 use vmferry::{
     Error,
     kubevirt::{TemplateInfo, TemplateMade, TemplateParameter, Templates},
 };
 
+use self::process::ProcessArgs;
 use super::{
     Failure,
     cluster::ClusterArgs,
     export::named_vm,
-    output::{Output, Report, field, yaml},
+    output::{Output, Report, field},
     rows::{self, Changing, WatchArgs},
     signals::{self, Stop},
     table::{Cells, Column, age, unknown},
@@ -63,21 +62,6 @@ struct ListArgs {
 struct GetArgs {
     #[command(flatten)]
     template: OneTemplate,
-}
-
-/// Show the VM that a template makes, or make it
-#[derive(Args, Debug)]
-struct ProcessArgs {
-    #[command(flatten)]
-    template: OneTemplate,
-
-    /// What a parameter is to be; may be given several times
-    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parse_parameter)]
-    parameters: Vec<(String, String)>,
-
-    /// Make the VM
-    #[arg(long)]
-    create: bool,
 }
 
 /// Make a template of a VM, its disks included; what is secret in its guest is in the template too
@@ -142,7 +126,7 @@ pub(super) async fn run(args: TemplateArgs, output: &Output) -> Result<(), Failu
             let work = async move { templates.get(&name).await };
             Ok(output.report(&Shown(signals::supervise(work, Stop::AtOnce, output).await?))?)
         }
-        TemplateCommand::Process(args) => process(args, output).await,
+        TemplateCommand::Process(args) => process::run(args, output).await,
         TemplateCommand::Create(args) => {
             let (templates, vm) = connect(&args.vm, &args.cluster, output).await?;
             let acting = args.waiting.acting();
@@ -150,44 +134,6 @@ pub(super) async fn run(args: TemplateArgs, output: &Output) -> Result<(), Failu
             let made = signals::supervise(work, Stop::AtOnce, output).await?;
             Ok(output.report(&Made::new(&made, args.waiting.dry_run))?)
         }
-    }
-}
-
-async fn process(args: ProcessArgs, output: &Output) -> Result<(), Failure> {
-    let mut parameters = BTreeMap::new();
-    for (name, value) in args.parameters {
-        if parameters.insert(name.clone(), value).is_some() {
-            return Err(Error::usage(format!("parameter {name} is given twice")).into());
-        }
-    }
-    let (templates, name) = connect(&args.template.template, &args.template.cluster, output).await?;
-    let namespace = templates.cluster().namespace().to_owned();
-    let create = args.create;
-    let work = async move {
-        if create {
-            templates.create_vm(&name, &parameters).await
-        } else {
-            templates.process(&name, &parameters).await
-        }
-    };
-    let processed = signals::supervise(work, Stop::AtOnce, output).await?;
-    if !processed.message.is_empty() {
-        output.note(&processed.message);
-    }
-    if create {
-        let vm = format!("{namespace}/{}", processed.vm_name());
-        let created =
-            Created { success: true, vm: &vm, template: &processed.template, timestamp: timestamp() };
-        return Ok(output.report(&created)?);
-    }
-    Ok(output.report(&Vm(processed.vm))?)
-}
-
-/// `NAME=VALUE`; the value may be empty, and hold more of the signs.
-fn parse_parameter(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("expected NAME=VALUE".to_owned()),
     }
 }
 
@@ -234,36 +180,6 @@ fn ready(template: &TemplateInfo) -> String {
         Some(true) => "yes".to_owned(),
         Some(false) => "no".to_owned(),
         None => unknown(),
-    }
-}
-
-/// The result of `template process`: a VirtualMachine, for kubectl or a file.
-#[derive(Serialize)]
-#[serde(transparent)]
-struct Vm(Value);
-
-impl Report for Vm {
-    const CONFIRMS: bool = false;
-
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        out.write_all(yaml(&self.0)?.as_bytes())
-    }
-}
-
-/// The result of `template process --create`.
-#[derive(Serialize)]
-struct Created<'a> {
-    success: bool,
-    vm: &'a str,
-    template: &'a str,
-    timestamp: String,
-}
-
-impl Report for Created<'_> {
-    const CONFIRMS: bool = true;
-
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "VM {} made of template {}", self.vm, self.template)
     }
 }
 
@@ -339,24 +255,5 @@ impl Cells for TemplateInfo {
 
     fn name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parameters_have_names() {
-        for (text, parsed) in [
-            ("A=b", Some(("A", "b"))),
-            ("A=", Some(("A", ""))),
-            ("KEY=ssh-rsa AAA==", Some(("KEY", "ssh-rsa AAA=="))),
-            ("A", None),
-            ("=b", None),
-        ] {
-            let expected = parsed.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            assert_eq!(parse_parameter(text).ok(), expected, "{text}");
-        }
     }
 }

@@ -1,12 +1,12 @@
 //! `vmferry template` against a simulated cluster.
 
-use std::{fs, time::Duration};
+use std::{fs, io::Write as _, process::Stdio, time::Duration};
 
 use serde_json::{Value, json};
 use vmferry_sim::{Config, Disk, Fault, FaultKind, Rule, Vm};
 
 use crate::{
-    support::wait_for,
+    support::{Finished, scratch, wait_for},
     vm::{Cluster, text},
 };
 
@@ -90,6 +90,44 @@ fn a_template_is_listed_shown_and_processed() {
     // A name that the cluster finds.
     let made = cluster.json("template process demo/debian -p KEY=k --create");
     assert!(made["vm"].as_str().unwrap().starts_with("demo/debian-"), "{made}");
+}
+
+#[test]
+fn parameters_come_from_a_file_too() {
+    let cluster = start(Config::default());
+    let place = scratch();
+    let file = place.path().join("parameters");
+    fs::write(&file, "# for the database\n\nNAME=db\nKEY=hunter2 = secret \n").unwrap();
+    let init =
+        |vm: &Value| vm["spec"]["template"]["spec"]["volumes"][0]["cloudInitNoCloud"]["userData"].clone();
+    let line = format!("template process demo/debian --param-file {}", file.display());
+    let vm = cluster.json(&line);
+    assert_eq!((&vm["metadata"]["name"], init(&vm)), (&json!("db"), json!("key: hunter2 = secret ")));
+    // The command line counts before it, and nothing that was made shows a value.
+    let made = cluster.run(&format!("{line} -p NAME=other --create")).expect(0);
+    assert_eq!(text(&made), "VM demo/other made of template demo/debian\n");
+    assert_eq!(init(&cluster.vm("other").unwrap()), "key: hunter2 = secret ");
+    let made = cluster.run(&format!("{line} -p NAME=third --create -o json -vvv")).expect(0);
+    assert!(!text(&made).contains("hunter2") && !made.stderr.contains("hunter2"), "{}", made.stderr);
+
+    let mut command = cluster.command("template process demo/debian --param-file - -o json");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"KEY=piped").unwrap();
+    let vm = Finished::from(child.wait_with_output().unwrap()).expect(0).json();
+    assert_eq!(init(&vm), "key: piped");
+
+    for (content, code, says) in [
+        ("KEY=a\nKEY=hunter2\n", 2, "parameter KEY is given twice in "),
+        ("KEY=a\nhunter2\n", 2, "is not NAME=VALUE"),
+        (&*"#".repeat((1 << 20) + 1), 5, "has more than 1048576 bytes"),
+    ] {
+        fs::write(&file, content).unwrap();
+        let refused = cluster.run(&line).expect(code);
+        assert!(refused.stderr.contains(says) && !refused.stderr.contains("hunter2"), "{}", refused.stderr);
+    }
+    fs::remove_file(&file).unwrap();
+    cluster.refused(&line, 1, &["cannot read the file of parameters"]);
 }
 
 #[test]
