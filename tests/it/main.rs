@@ -15,6 +15,8 @@ mod demo;
 mod documents;
 mod endings;
 #[cfg(feature = "kubevirt")]
+mod every_command;
+#[cfg(feature = "kubevirt")]
 mod export;
 #[cfg(feature = "kubevirt")]
 mod jobs;
