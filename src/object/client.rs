@@ -49,8 +49,8 @@ pub(crate) struct OpenUpload {
     pub(crate) key: String,
     /// The store's id.
     pub(crate) id: String,
-    /// When it was begun, as the store writes it.
-    pub(crate) begun: Option<String>,
+    /// When it was begun, in seconds since 1970, if the store says so.
+    pub(crate) begun: Option<u64>,
 }
 
 /// What a store says of an object.
@@ -142,11 +142,11 @@ impl ObjectClient {
         Ok(Some(parts.into_values().collect()))
     }
 
-    /// Unfinished uploads of objects whose keys begin as that of `location`.
+    /// Unfinished uploads of `location`; `None` if the store has no such list.
     ///
     /// # Errors
     /// As for [`list_parts`](Self::list_parts).
-    pub(crate) async fn list_uploads(&self, location: &ObjectLocation) -> Result<Vec<OpenUpload>> {
+    pub(crate) async fn list_uploads(&self, location: &ObjectLocation) -> Result<Option<Vec<OpenUpload>>> {
         self.knows_uploads(location)?;
         let bucket = location.with_key("");
         let mut uploads: Vec<OpenUpload> = Vec::new();
@@ -158,13 +158,16 @@ impl ObjectClient {
                 query.push(("upload-id-marker", id));
             }
             query.sort_unstable();
-            let answered = self.ask(&bucket, Act::ListUploads, Method::GET, &query, &[]).await?;
+            let answered = self.ask(&bucket, Act::ListUploads, Method::GET, &query, &NO_SUCH_CALL).await?;
+            if NO_SUCH_CALL.contains(&answered.status.as_u16()) {
+                return Ok(None);
+            }
             let found = self.read(location, &answered.body, &["Upload"])?;
             for record in &found.records {
                 let (Some(key), Some(id)) = (record.get("Key"), record.get("UploadId")) else {
                     return Err(not_understood(location, "an upload without key or id"));
                 };
-                let begun = record.get("Initiated").cloned();
+                let begun = record.get("Initiated").and_then(|time| seconds(time));
                 uploads.push(OpenUpload { key: key.clone(), id: id.clone(), begun });
             }
             if !found.is_truncated() {
@@ -177,9 +180,9 @@ impl ObjectClient {
             }
             marker = Some(next);
         }
-        // Stores differ in what they take for a prefix.
-        uploads.retain(|upload| upload.key.starts_with(location.key()));
-        Ok(uploads)
+        // Those of longer keys are listed too.
+        uploads.retain(|upload| upload.key == location.key());
+        Ok(Some(uploads))
     }
 
     /// Gives the upload `id` of `location` up; whether there was one.
@@ -334,6 +337,9 @@ fn not_understood(location: &ObjectLocation, what: &str) -> Error {
 
 /// A page of a thousand parts or uploads has some 400 KiB; keys have up to 1 KiB.
 const MAX_ANSWER_LEN: usize = 8 << 20;
+
+/// What stores answer that have no list of uploads.
+const NO_SUCH_CALL: [u16; 2] = [405, 501];
 
 /// Stores take ten thousand parts.
 const MAX_PARTS: usize = 10_000;

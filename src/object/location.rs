@@ -101,11 +101,6 @@ impl ObjectLocation {
         Path::parse(&self.key).map_err(|error| self.bad_key().with_source(error))
     }
 
-    /// The last part of the key.
-    pub(crate) fn base_name(&self) -> &str {
-        self.key.rsplit('/').next().unwrap_or_default()
-    }
-
     /// What the key has before its last part, with the `/`; empty if there is nothing.
     pub(crate) fn prefix(&self) -> &str {
         self.key.rfind('/').and_then(|slash| self.key.get(..=slash)).unwrap_or_default()
@@ -242,13 +237,13 @@ mod tests {
     }
 
     #[test]
-    fn keys_have_names_and_neighbours() {
+    fn keys_have_neighbours() {
         let location = parse("s3://b/vms/db/disk.qcow2");
-        assert_eq!((location.base_name(), location.prefix()), ("disk.qcow2", "vms/db/"));
+        assert_eq!(location.prefix(), "vms/db/");
         assert_eq!(location.child(".vmferry.jsonl").key(), "vms/db/disk.qcow2.vmferry.jsonl");
         assert_eq!(location.path().unwrap().as_ref(), "vms/db/disk.qcow2");
         let top = parse("s3://b/a%20b");
-        assert_eq!((top.base_name(), top.prefix(), top.path().unwrap().as_ref()), ("a%20b", "", "a%20b"));
+        assert_eq!((top.prefix(), top.path().unwrap().as_ref()), ("", "a%20b"));
         assert!(parse("s3://b").path().is_err() && parse("s3://b/a/").path().is_err());
     }
 }

@@ -5,11 +5,10 @@
 //! {"version":1,"run":"3f…","tool":"vmferry 0.1.0","vm":"shop/db","uploads":[{"key":"vms/db.qcow2","id":"…"}]}
 //! ```
 //!
-//! A run writes its marker before the first part and removes it behind the last. What cleans up goes
-//! by markers, so that uploads of others are never touched. A marker is believed only about keys below
+//! A run writes its marker before it begins an upload, and again once it knows the upload's id; it removes
+//! the marker behind the last part. What cleans up goes by markers, so that uploads of others are never
+//! touched: where a run was killed before it knew the id, the upload is found by its key (`leftovers`). A marker is believed only about keys below
 //! its own prefix: who may write into one prefix cannot have uploads in another one given up.
-
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::TryStreamExt as _;
 use object_store::{ObjectStoreExt as _, PutPayload, path::Path};
@@ -35,11 +34,11 @@ pub(crate) struct Marker {
 }
 
 /// An upload that a marker tells of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct MarkedUpload {
     /// Key of the object to be.
     pub(crate) key: String,
-    /// The store's id; empty where it has none (Azure).
+    /// The store's id; empty where it has none (Azure), and where the upload was only about to be begun.
     pub(crate) id: String,
 }
 
@@ -48,8 +47,8 @@ pub(crate) struct MarkedUpload {
 pub(crate) struct FoundMarker {
     /// Where it is.
     pub(crate) location: ObjectLocation,
-    /// How long it has been there.
-    pub(crate) age: Duration,
+    /// When it was written, by the store's clock, in seconds since 1970.
+    pub(crate) written: u64,
     /// What it says, or why that cannot be believed.
     pub(crate) marker: Result<Marker, String>,
 }
@@ -82,6 +81,14 @@ impl Marker {
             .map_err(|error| Error::failed("cannot write a marker").with_source(error))?;
         let written = store.objects.put(&location.path()?, PutPayload::from(text)).await;
         written.map(|_| ()).map_err(|error| object_error(&location, Act::Write, error))
+    }
+
+    /// The markers of runs that write objects beside `target`.
+    ///
+    /// # Errors
+    /// As for [`list`](Self::list).
+    pub(crate) async fn beside(store: &Store, target: &ObjectLocation) -> Result<Vec<FoundMarker>> {
+        Self::list(store, &target.with_key(format!("{}{DIRECTORY}", target.prefix()))).await
     }
 
     /// Removes the marker at `location`; that there is none is fine.
@@ -129,17 +136,11 @@ impl Marker {
                     Err(error) => return Err(object_error(&place, Act::Read, error)),
                 }
             };
-            let age = age(meta.last_modified.timestamp());
-            found.push(FoundMarker { location: place, age, marker });
+            let written = u64::try_from(meta.last_modified.timestamp()).unwrap_or(0);
+            found.push(FoundMarker { location: place, written, marker });
         }
         Ok(found)
     }
-}
-
-/// How long ago a time in seconds since 1970 was; zero if it lies ahead.
-fn age(seconds: i64) -> Duration {
-    let then = UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    SystemTime::now().duration_since(then).unwrap_or_default()
 }
 
 /// The prefix that a marker is believed about, and the run, if the key is that of a marker.

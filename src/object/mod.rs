@@ -25,6 +25,7 @@ pub(crate) use self::{
     access::Access,
     client::{ObjectClient, ObjectHead, OpenUpload, Signing, StoredPart},
     explain::{Act, Answer, object_error},
+    leftovers::left_by,
     location::{ObjectLocation, Scheme},
     marker::{FoundMarker, MarkedUpload, Marker},
     store::Store,

@@ -71,7 +71,7 @@ pub(super) async fn run(url: &str, args: &GcArgs, output: &Output) -> Result<(),
         output.note(KEPT);
     }
     if ends.untold {
-        output.note("markers were removed; Azure deletes blocks that were never committed after a week");
+        output.note("markers were removed of uploads that the store does not tell of: Azure deletes blocks that were never committed after a week; other stores may have a rule for uploads that are not completed");
     }
     Ok(())
 }

@@ -124,7 +124,14 @@ impl Job<'_> {
         let Some(header) = &summary.header.object else { return Ok(()) };
         match &summary.upload {
             Some(upload) => self.place()?.abort(header, upload).await,
-            None => self.place()?.remove_marker(header).await,
+            None => {
+                if let Err(error) = self.place()?.abandon(header).await {
+                    self.warnings.push(format!(
+                        "an upload that an earlier run had just begun may be there still, which vmferry gc finds: {error}"
+                    ));
+                }
+                Ok(())
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     object::{
         Act, Encryption, MarkedUpload, Marker, ObjectClient, ObjectHead, ObjectLocation, RUN_METADATA,
-        Scheme, Store, StoreOptions, StoredPart, object_error,
+        Scheme, Store, StoreOptions, StoredPart, left_by, object_error,
     },
     pipeline::{
         journal::{ObjectHeader, PartRecord},
@@ -107,20 +107,44 @@ impl ObjectPlace {
         Ok(())
     }
 
-    /// Begins an upload, and says so in the bucket: first that one is about to be begun, then which.
+    /// Begins an upload, and says so in the bucket: first that one of this key is about to be begun, then
+    /// which. So there is no moment at which a kill leaves an upload that nothing tells of.
     ///
     /// # Errors
     /// The store refuses, or cannot be asked.
     pub(crate) async fn create(&self, header: &ObjectHeader) -> Result<MultipartId> {
-        self.mark(header, Vec::new()).await?;
-        let upload = self.create_upload(header).await?;
-        let marked = MarkedUpload { key: self.location.key().to_owned(), id: upload.clone() };
-        self.mark(header, vec![marked]).await?;
-        Ok(upload)
+        self.mark(header, String::new()).await?;
+        let created = async {
+            let upload = self.create_upload(header).await?;
+            self.mark(header, upload.clone()).await?;
+            Ok(upload)
+        };
+        match created.await {
+            Ok(upload) => Ok(upload),
+            Err(error) => {
+                // If that cannot be done either, the marker stays, and with it what `gc` goes by.
+                if let Err(error) = self.abandon(header).await {
+                    tracing::debug!("{error}");
+                }
+                Err(error)
+            }
+        }
     }
 
-    async fn mark(&self, header: &ObjectHeader, uploads: Vec<MarkedUpload>) -> Result<()> {
-        Marker::new(&header.run, None, uploads)?.write(&self.store, &self.location).await
+    /// Gives up what a run has begun that never came to know the id of its upload.
+    ///
+    /// # Errors
+    /// The store refuses, or cannot be asked. The marker is there still, then.
+    pub(crate) async fn abandon(&self, header: &ObjectHeader) -> Result<()> {
+        match left_by(&header.run, &self.store, &self.client, &self.location).await? {
+            Some(left) => left.remove().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn mark(&self, header: &ObjectHeader, id: String) -> Result<()> {
+        let marked = MarkedUpload { key: self.location.key().to_owned(), id };
+        Marker::new(&header.run, None, vec![marked])?.write(&self.store, &self.location).await
     }
 
     async fn create_upload(&self, header: &ObjectHeader) -> Result<MultipartId> {

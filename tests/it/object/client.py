@@ -3,7 +3,8 @@ plain requests for the fake of Google's XML API.
 
 Reads a JSON list a line, [SCHEME, ENDPOINT, BUCKET, ACTION, ARGUMENT...], and answers each with a line of
 JSON: {"ok": RESULT} or {"error": TEXT}. Actions: bucket | put KEY FILE | get KEY FILE | head KEY |
-delete KEY | list [PREFIX] | begin KEY | part KEY ID NUMBER FILE | parts KEY ID | publish KEY.
+delete KEY | list [PREFIX] | begin KEY | part KEY ID NUMBER FILE | parts KEY ID | uploads KEY |
+publish KEY.
 What is not there is null.
 """
 
@@ -62,6 +63,10 @@ class S3:
     def part(self, key, upload, number, file):
         with open(file, "rb") as body:
             self.client.upload_part(Bucket=self.bucket, Key=key, UploadId=upload, PartNumber=int(number), Body=body)
+
+    def uploads(self, key):
+        found = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=key).get("Uploads", [])
+        return [upload["UploadId"] for upload in found if upload["Key"] == key]
 
     def publish(self, key):
         self.client.put_object_acl(Bucket=self.bucket, Key=key, ACL="public-read")
@@ -155,6 +160,12 @@ class Fake:
 
         answer = self.ask("POST", f"/{urllib.request.quote(key)}?uploads", b"").read().decode()
         return re.search("<UploadId>([^<]*)</UploadId>", answer)[1]
+
+    def uploads(self, key):
+        import re
+
+        answer = self.ask("GET", f"?uploads&prefix={urllib.request.quote(key)}").read().decode()
+        return re.findall(f"<Key>{re.escape(key)}</Key><UploadId>([^<]*)</UploadId>", answer)
 
     def upload(self, key, upload):
         return f"/{urllib.request.quote(key)}?uploadId={urllib.request.quote(upload, safe='')}"

@@ -26,6 +26,8 @@ struct Object {
 #[derive(Default)]
 struct Upload {
     path: String,
+    /// When it was begun.
+    begun: String,
     metadata: Vec<(String, String)>,
     parts: BTreeMap<u32, Vec<u8>>,
 }
@@ -150,7 +152,12 @@ fn answer(request: &Request, state: &mut State) -> Response {
         ("POST", None) if query("uploads").is_some() => {
             state.begun += 1;
             let id = format!("upload {}/é+", state.begun);
-            let upload = Upload { path: path.to_owned(), metadata: metadata(request), ..Upload::default() };
+            let upload = Upload {
+                path: path.to_owned(),
+                begun: jiff::Timestamp::now().to_string(),
+                metadata: metadata(request),
+                parts: BTreeMap::new(),
+            };
             state.uploads.insert(id.clone(), upload);
             xml(&format!(
                 "<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
@@ -276,7 +283,10 @@ fn list_uploads(bucket: &str, state: &State) -> Response {
     let mut text = String::from("<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>");
     for (id, upload) in &state.uploads {
         if let Some(key) = upload.path.strip_prefix(&format!("{}/", bucket.trim_end_matches('/'))) {
-            text.push_str(&format!("<Upload><Key>{key}</Key><UploadId>{id}</UploadId></Upload>"));
+            let begun = &upload.begun;
+            text.push_str(&format!(
+                "<Upload><Key>{key}</Key><UploadId>{id}</UploadId><Initiated>{begun}</Initiated></Upload>"
+            ));
         }
     }
     xml(&(text + "</ListMultipartUploadsResult>"))

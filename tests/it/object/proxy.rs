@@ -23,8 +23,12 @@ pub(crate) enum Fault {
     CorruptRequest,
     /// The answer breaks off in the middle.
     CutAnswer,
+    /// The store does what is asked; its answer is held back for so long.
+    HoldAnswer(Duration),
     /// Nothing goes wrong.
     None,
+    /// The answer has the second text wherever it has the first, which is of the same length.
+    Replace(&'static str, String),
     /// The connection breaks before the store has seen the request.
     Reset,
     /// The store does what is asked; the connection breaks before its answer.
@@ -235,7 +239,16 @@ fn pass(
         answer.windows(4).position(|window| window == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
     let middle = body_at + (answer.len() - body_at) / 2;
     match fault {
+        Fault::HoldAnswer(time) => {
+            thread::park_timeout(time);
+            client.write_all(&answer)?;
+        }
         Fault::LoseAnswer => {}
+        Fault::Replace(from, to) => {
+            assert_eq!(from.len(), to.len());
+            let text = String::from_utf8_lossy(&answer).replace(from, &to);
+            client.write_all(text.as_bytes())?;
+        }
         Fault::CutAnswer => client.write_all(&answer[..middle])?,
         Fault::CorruptAnswer => {
             if let Some(byte) = answer.get_mut(middle) {

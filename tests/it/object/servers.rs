@@ -193,6 +193,12 @@ impl Bucket {
         self.client(["parts", key, upload]).as_u64()
     }
 
+    /// Ids of the uploads of a key that are neither completed nor given up.
+    #[track_caller]
+    pub(crate) fn uploads(&self, key: &str) -> Vec<String> {
+        serde_json::from_value(self.client(["uploads", key])).unwrap()
+    }
+
     /// Asks the independent client, past any proxy.
     #[track_caller]
     pub(crate) fn client<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> serde_json::Value {
