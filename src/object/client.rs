@@ -196,7 +196,7 @@ impl ObjectClient {
     }
 
     /// Makes the blocks `parts` the blob `location` of Azure, with metadata: `object_store` can give it
-    /// none. The ETag of what was made.
+    /// none. With `only_new`, only if there is no such blob; whether it was made.
     ///
     /// # Errors
     /// The store refuses, or cannot be asked.
@@ -205,7 +205,8 @@ impl ObjectClient {
         location: &ObjectLocation,
         parts: &[PartId],
         metadata: &[(String, String)],
-    ) -> Result<Option<String>> {
+        only_new: bool,
+    ) -> Result<bool> {
         let mut body = String::from("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>");
         for PartId { content_id } in parts {
             // They come from a journal.
@@ -229,8 +230,13 @@ impl ObjectClient {
             };
         }
         ask.body = body;
-        let answered = self.send(location, Act::Complete, &ask, &[]).await?;
-        Ok(answered.headers.get(header::ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned))
+        let mut accepted = [].as_slice();
+        if only_new {
+            ask.headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+            accepted = &CONFLICTS;
+        }
+        let answered = self.send(location, Act::Complete, &ask, accepted).await?;
+        Ok(answered.status.is_success())
     }
 
     async fn ask(
@@ -337,6 +343,9 @@ fn not_understood(location: &ObjectLocation, what: &str) -> Error {
 
 /// A page of a thousand parts or uploads has some 400 KiB; keys have up to 1 KiB.
 const MAX_ANSWER_LEN: usize = 8 << 20;
+
+/// What Azure answers where there is a blob already.
+const CONFLICTS: [u16; 2] = [409, 412];
 
 /// What stores answer that have no list of uploads.
 const NO_SUCH_CALL: [u16; 2] = [405, 501];

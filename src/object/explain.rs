@@ -126,6 +126,17 @@ impl Answer {
             )
     }
 
+    /// Whether a request that demanded something was refused because the store does not know that demand.
+    pub(crate) fn is_unknown_demand(&self) -> bool {
+        self.status == 501 || self.code() == "NotImplemented"
+    }
+
+    /// Whether a request was refused because of what is there, or is being made.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self.status, 409 | 412)
+            || matches!(self.code(), "ConditionalRequestConflict" | "PreconditionFailed")
+    }
+
     fn code(&self) -> &str {
         self.code.as_deref().unwrap_or_default()
     }
@@ -222,20 +233,7 @@ impl fmt::Display for Answer {
 /// signed URL or a refused token in them.
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 pub(crate) fn object_error(location: &ObjectLocation, act: Act, error: object_store::Error) -> Error {
-    use object_store::Error as Store;
-    let text = error.to_string();
-    let mut answer = Answer::read(status_in(&text).unwrap_or(0), &text);
-    if answer.status == 0 {
-        answer.status = match &error {
-            Store::AlreadyExists { .. } => 409,
-            Store::NotFound { .. } => 404,
-            Store::PermissionDenied { .. } => 403,
-            Store::Precondition { .. } => 412,
-            Store::Unauthenticated { .. } => 401,
-            _ if answer.code.is_some() => 200,
-            _ => 0,
-        };
-    }
+    let answer = answer_of(&error);
     if answer.status != 0 {
         return answer.explain(location, act);
     }
@@ -253,6 +251,25 @@ pub(crate) fn object_error(location: &ObjectLocation, act: Act, error: object_st
     }
     Error::failed(format!("{cannot}: {}", kind_of(&error)))
         .with_hint("VMFERRY_LOG=object_store=debug shows what is asked; its lines may show signed URLs")
+}
+
+/// What a store has answered, as far as `object_store` tells; status 0 if it gave no answer.
+pub(crate) fn answer_of(error: &object_store::Error) -> Answer {
+    use object_store::Error as Store;
+    let text = error.to_string();
+    let mut answer = Answer::read(status_in(&text).unwrap_or(0), &text);
+    if answer.status == 0 {
+        answer.status = match error {
+            Store::AlreadyExists { .. } => 409,
+            Store::NotFound { .. } => 404,
+            Store::PermissionDenied { .. } => 403,
+            Store::Precondition { .. } => 412,
+            Store::Unauthenticated { .. } => 401,
+            _ if answer.code.is_some() => 200,
+            _ => 0,
+        };
+    }
+    answer
 }
 
 /// An error for a request that got no answer: what is below its URL, which may be a signed one.

@@ -24,7 +24,7 @@ mod xml;
 pub(crate) use self::{
     access::Access,
     client::{ObjectClient, ObjectHead, OpenUpload, Signing, StoredPart},
-    explain::{Act, Answer, object_error},
+    explain::{Act, Answer, answer_of, object_error},
     leftovers::left_by,
     location::{ObjectLocation, Scheme},
     marker::{FoundMarker, MarkedUpload, Marker},

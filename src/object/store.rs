@@ -10,6 +10,7 @@ use object_store::{
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
     multipart::MultipartStore,
 };
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH};
 use url::Url;
 
 use super::{
@@ -26,6 +27,9 @@ pub(crate) struct Store {
     pub(crate) objects: Arc<dyn ObjectStore>,
     /// Objects in the making.
     pub(crate) parts: Arc<dyn MultipartStore>,
+    /// The same, whose requests are refused where there is an object already: for the last one of an upload.
+    /// Azure's is made by hand.
+    pub(crate) parts_of_new: Arc<dyn MultipartStore>,
     /// How requests are signed that `object_store` has none for.
     pub(crate) access: Arc<Access>,
     options: Arc<StoreOptions>,
@@ -49,12 +53,12 @@ impl Store {
         crate::tls::install();
         let (location, options) = (location.clone(), options.clone());
         let open = tokio::task::spawn_blocking(move || {
-            let (objects, parts, access) = match location.scheme() {
+            let (objects, parts, parts_of_new, access) = match location.scheme() {
                 Scheme::Azure => open_azure(&location, &options)?,
                 Scheme::Gcs => open_gcs(&location, &options)?,
                 Scheme::S3 => open_s3(&location, &options)?,
             };
-            Ok(Self { objects, parts, access: Arc::new(access), options: Arc::new(options) })
+            Ok(Self { objects, parts, parts_of_new, access: Arc::new(access), options: Arc::new(options) })
         });
         open.await.map_err(|error| Error::failed("opening the store was given up").with_source(error))?
     }
@@ -89,7 +93,7 @@ impl Store {
     }
 }
 
-type Opened = (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>, Access);
+type Opened = (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>, Arc<dyn MultipartStore>, Access);
 
 fn open_s3(location: &ObjectLocation, options: &StoreOptions) -> Result<Opened> {
     let environment = AmazonS3Builder::from_env();
@@ -160,18 +164,19 @@ fn open_s3(location: &ObjectLocation, options: &StoreOptions) -> Result<Opened> 
     }
     let first = builder.clone().build().map_err(|error| not_set_up(location, error))?;
     let provider: AwsCredentialProvider = Arc::new(Bounded::new(Arc::clone(first.credentials())));
-    let store = Arc::new(
-        builder
-            .with_credentials(Arc::clone(&provider))
-            .build()
-            .map_err(|error| not_set_up(location, error))?,
-    );
+    let builder = builder.with_credentials(Arc::clone(&provider));
+    let of_new = builder
+        .clone()
+        .with_client_options(only_new(client_options(options)?, Scheme::S3))
+        .with_retry(few(options));
+    let of_new = Arc::new(of_new.build().map_err(|error| not_set_up(location, error))?);
+    let store = Arc::new(builder.build().map_err(|error| not_set_up(location, error))?);
     let credentials = if options.anonymous {
         Credentials::Anonymous(Scheme::S3)
     } else {
         Credentials::Aws { provider, region }
     };
-    Ok((Arc::clone(&store) as _, store, Access::new(bucket_url, credentials)))
+    Ok((Arc::clone(&store) as _, store, of_new, Access::new(bucket_url, credentials)))
 }
 
 /// Encryption as the client's settings have it.
@@ -249,7 +254,7 @@ fn open_azure(location: &ObjectLocation, options: &StoreOptions) -> Result<Opene
         Credentials::Azure { provider, account }
     };
     let access = Access::new(format!("{endpoint}/{}", location.bucket()), credentials);
-    Ok((Arc::clone(&store) as _, store, access))
+    Ok((Arc::clone(&store) as _, Arc::clone(&store) as _, store, access))
 }
 
 fn open_gcs(location: &ObjectLocation, options: &StoreOptions) -> Result<Opened> {
@@ -268,13 +273,17 @@ fn open_gcs(location: &ObjectLocation, options: &StoreOptions) -> Result<Opened>
     let first = store.clone().build().map_err(|error| not_set_up(location, error))?;
     let provider: object_store::gcp::GcpCredentialProvider =
         Arc::new(Bounded::new(Arc::clone(first.credentials())));
-    let store = Arc::new(
-        store.with_credentials(Arc::clone(&provider)).build().map_err(|error| not_set_up(location, error))?,
-    );
+    let store = store.with_credentials(Arc::clone(&provider));
+    let of_new = store
+        .clone()
+        .with_client_options(only_new(client_options(options)?, Scheme::Gcs))
+        .with_retry(few(options));
+    let of_new = Arc::new(of_new.build().map_err(|error| not_set_up(location, error))?);
+    let store = Arc::new(store.build().map_err(|error| not_set_up(location, error))?);
     let credentials =
         if options.anonymous { Credentials::Anonymous(Scheme::Gcs) } else { Credentials::Gcs(provider) };
     let access = Access::new(format!("{endpoint}/{}", location.bucket()), credentials);
-    Ok((Arc::clone(&store) as _, store, access))
+    Ok((Arc::clone(&store) as _, store, of_new, access))
 }
 
 /// The endpoint without `/` at its end, if it is one that may be asked.
@@ -332,6 +341,15 @@ fn client_options(options: &StoreOptions) -> Result<ClientOptions> {
     Ok(client)
 }
 
+/// Every request demands that there is no object yet.
+fn only_new(client: ClientOptions, scheme: Scheme) -> ClientOptions {
+    let (name, value) = match scheme {
+        Scheme::Gcs => (HeaderName::from_static("x-goog-if-generation-match"), "0"),
+        Scheme::Azure | Scheme::S3 => (IF_NONE_MATCH, "*"),
+    };
+    client.with_default_headers(HeaderMap::from_iter([(name, HeaderValue::from_static(value))]))
+}
+
 /// Whether this machine has CA certificates, as far as that can be told by a client that is built.
 fn has_system_certificates() -> bool {
     reqwest::Client::builder().build().is_ok()
@@ -358,6 +376,11 @@ fn retries(options: &StoreOptions) -> RetryConfig {
         max_retries: MAX_RETRIES,
         retry_timeout: options.retry_for,
     }
+}
+
+/// For a request that may be answered with a 501, which the client takes for a bad moment of the store.
+fn few(options: &StoreOptions) -> RetryConfig {
+    RetryConfig { max_retries: FEW_RETRIES, ..retries(options) }
 }
 
 fn not_set_up(location: &ObjectLocation, error: object_store::Error) -> Error {
@@ -391,6 +414,10 @@ const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The CA bundle of a whole distribution has 250 KiB.
 const MAX_CA_FILE_LEN: u64 = 4 << 20;
+
+/// Tries of the last request of an upload behind the first. They take a second or two; what it has come to
+/// is looked at then.
+const FEW_RETRIES: usize = 4;
 
 /// Tries of one request behind the first; they take a minute and more.
 const MAX_RETRIES: usize = 12;

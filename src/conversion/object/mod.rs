@@ -21,7 +21,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     object::{
         Act, Encryption, MarkedUpload, Marker, ObjectClient, ObjectHead, ObjectLocation, RUN_METADATA,
-        Scheme, Store, StoreOptions, StoredPart, left_by, object_error,
+        Scheme, Store, StoreOptions, StoredPart, answer_of, left_by, object_error,
     },
     pipeline::{
         journal::{ObjectHeader, PartRecord},
@@ -198,18 +198,30 @@ impl ObjectPlace {
             return Ok(Completed::Yes);
         }
         if found.is_some() && !self.force {
-            return Err(Error::refused(format!("{} appeared while it was being made", self.location))
-                .with_hint("remove it, or run the same command again with --force: the upload is kept"));
+            return Err(self.appeared());
         }
-        match self.make(header, upload, parts).await? {
+        // What appears from here on, the store has to see.
+        let mut made = self.make(header, upload, parts, !self.force).await?;
+        if matches!(made, Made::NotDemandable) {
+            tracing::warn!(
+                "the store of {} cannot be told to overwrite nothing: there was no such object a moment ago",
+                self.location
+            );
+            made = self.make(header, upload, parts, false).await?;
+        }
+        match made {
             Made::Done => {}
+            Made::NotDemandable => {
+                return Err(Error::failed("nothing was demanded, and the store refuses it"));
+            }
             Made::Unknown(error) => {
                 // The answer may have got lost on its way, or an earlier run's request may still be at work:
                 // stores take their time to make an object of many parts.
                 for _ in 0..LOOKS {
-                    let found = self.client.head(&self.location).await?;
-                    if found.is_some_and(|found| is_made_by(&found, &header.run, size)) {
-                        return Ok(Completed::Yes);
+                    match self.client.head(&self.location).await? {
+                        Some(found) if is_made_by(&found, &header.run, size) => return Ok(Completed::Yes),
+                        Some(_) if !self.force => return Err(self.appeared()),
+                        _ => {}
                     }
                     tokio::time::sleep(BETWEEN_LOOKS).await;
                 }
@@ -232,22 +244,43 @@ impl ObjectPlace {
         }
     }
 
-    async fn make(&self, header: &ObjectHeader, upload: &str, parts: &[PartRecord]) -> Result<Made> {
+    fn appeared(&self) -> Error {
+        Error::refused(format!("{} appeared while it was being made", self.location))
+            .with_hint("remove it, or run the same command again with --force: the upload is kept")
+    }
+
+    /// Asks for an object of these parts; with `only_new`, if there is none.
+    async fn make(
+        &self,
+        header: &ObjectHeader,
+        upload: &str,
+        parts: &[PartRecord],
+        only_new: bool,
+    ) -> Result<Made> {
         let ids: Vec<PartId> = parts.iter().map(|part| PartId { content_id: part.id.clone() }).collect();
-        let made = if self.store.scheme() == Scheme::Azure {
+        if self.store.scheme() == Scheme::Azure {
             let own = self.store.options().metadata.iter().cloned();
             let metadata: Vec<_> = metadata(header)
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
                 .chain(own)
                 .collect();
-            self.client.commit_blocks(&self.location, &ids, &metadata).await.map(drop)
-        } else {
-            let path = self.location.path()?;
-            let made = self.store.parts.complete_multipart(&path, &upload.to_owned(), ids).await;
-            made.map(drop).map_err(|error| object_error(&self.location, Act::Complete, error))
-        };
-        Ok(made.map_or_else(Made::Unknown, |()| Made::Done))
+            let made = self.client.commit_blocks(&self.location, &ids, &metadata, only_new).await;
+            return Ok(match made {
+                Ok(true) => Made::Done,
+                Ok(false) => Made::Unknown(self.appeared()),
+                Err(error) => Made::Unknown(error),
+            });
+        }
+        let path = self.location.path()?;
+        let store = if only_new { &self.store.parts_of_new } else { &self.store.parts };
+        let made = store.complete_multipart(&path, &upload.to_owned(), ids).await;
+        Ok(match made {
+            Ok(_) => Made::Done,
+            Err(error) if only_new && answer_of(&error).is_unknown_demand() => Made::NotDemandable,
+            Err(error) if only_new && answer_of(&error).is_conflict() => Made::Unknown(self.appeared()),
+            Err(error) => Made::Unknown(object_error(&self.location, Act::Complete, error)),
+        })
     }
 
     /// What the store has of an upload; `None` if there is no such upload. Azure does not tell: there
@@ -304,6 +337,8 @@ impl ObjectPlace {
 /// What became of the request to make an object of parts.
 enum Made {
     Done,
+    /// The store does not know the demand that nothing be overwritten.
+    NotDemandable,
     /// It failed, or its answer did not come.
     Unknown(Error),
 }

@@ -191,6 +191,12 @@ fn answer(request: &Request, state: &mut State) -> Response {
                     state.uploads.remove(id);
                     Response { status: 204, headers: Vec::new(), body: Vec::new() }
                 }
+                "POST"
+                    if header("x-goog-if-generation-match") == Some("0")
+                        && state.objects.contains_key(path) =>
+                {
+                    failure(412, "PreconditionFailed")
+                }
                 "POST" => complete(path, id, &request.body, state),
                 _ => failure(405, "MethodNotAllowed"),
             }

@@ -1,6 +1,6 @@
-//! Moments of an upload in which the run dies.
+//! Moments of an upload in which something happens: the run dies, or somebody else writes the object.
 
-use std::{process::Stdio, time::Duration};
+use std::{fs, process::Stdio, time::Duration};
 
 use super::{
     proxy::{Fault, Proxy, Seen},
@@ -15,6 +15,12 @@ const BEGUN_BY_MOTO: &str = "2010-11-10T20:48:33.000Z";
 /// Begins an upload.
 fn creates(seen: &Seen) -> bool {
     seen.method == "POST" && (seen.target.ends_with("?uploads=") || seen.target.ends_with("?uploads"))
+}
+
+/// Makes an object of parts.
+fn completes(seen: &Seen) -> bool {
+    (seen.method == "POST" && seen.target.contains("uploadId="))
+        || (seen.method == "PUT" && seen.target.contains("comp=blocklist"))
 }
 
 /// Corrects moto's clock.
@@ -109,4 +115,61 @@ fn an_upload_that_cannot_be_looked_for_keeps_its_marker() {
     let done = bucket.through(&proxy.address).run(args).expect(0);
     assert!(done.stderr.contains("does not tell of"), "{}", done.stderr);
     assert!(bucket.list().is_empty());
+}
+
+#[test]
+fn an_object_that_appears_at_the_last_moment_is_not_overwritten() {
+    // moto does not look at the demand.
+    for server in [Server::S3s, Server::Azurite, Server::FakeGcs] {
+        let Some(bucket) = Bucket::new(server) else { continue };
+        let dir = scratch();
+        let source = dir.path().join("source.raw");
+        let disk = make_disk(&source, 62, (9 << 20) + 512);
+        let foreign = b"somebody else's".as_slice();
+        let (place, mut is_there) = (bucket.clone(), false);
+        let proxy = Proxy::start(&bucket.address, move |seen| {
+            if completes(seen) && !std::mem::replace(&mut is_there, true) {
+                assert!(seen.is_for_new, "{seen:?}");
+                place.put_bytes("disk.raw", foreign);
+            }
+            Fault::None
+        });
+        let (through, url) = (bucket.through(&proxy.address), bucket.url("disk.raw"));
+        let mut args = vec!["convert", "-q", source.to_str().unwrap(), &url];
+        let refused = run_in(&through, dir.path(), &args).expect(5);
+        assert!(refused.stderr.contains("appeared while"), "{server:?}: {}", refused.stderr);
+        let file = dir.path().join("fetched");
+        bucket.get("disk.raw", &file);
+        assert!(read(&file) == foreign, "{server:?}");
+        run_in(&through, dir.path(), &args).expect(5);
+        // All parts are there: only the last request is made again.
+        let before = proxy.seen().len();
+        args.push("--force");
+        run_in(&through, dir.path(), &args).expect(0);
+        fs::remove_file(&file).unwrap();
+        bucket.get("disk.raw", &file);
+        assert!(read(&file) == disk, "{server:?}");
+        let sent: usize = proxy.seen()[before..].iter().map(|seen| seen.body_len).sum();
+        assert!(sent < 1 << 20, "{server:?}: {sent} bytes were sent again");
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_told_to_overwrite_nothing_is_told_of() {
+    let Some(bucket) = Bucket::new(Server::Moto) else { return };
+    let dir = scratch();
+    let source = dir.path().join("source.raw");
+    let disk = make_disk(&source, 63, (9 << 20) + 512);
+    let proxy = Proxy::start(&bucket.address, |seen| match completes(seen) && seen.is_for_new {
+        true => Fault::error(501, "NotImplemented"),
+        false => Fault::None,
+    });
+    let url = bucket.url("disk.raw");
+    let args = ["convert", source.to_str().unwrap(), &url, "--progress", "none"];
+    let done = run_in(&bucket.through(&proxy.address), dir.path(), &args).expect(0);
+    let told = done.stderr.matches("cannot be told to overwrite nothing").count();
+    assert_eq!(told, 1, "{}", done.stderr);
+    let file = dir.path().join("fetched");
+    bucket.get("disk.raw", &file);
+    assert!(read(&file) == disk);
 }

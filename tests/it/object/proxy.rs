@@ -59,6 +59,8 @@ pub(crate) struct Seen {
     pub(crate) range: Option<String>,
     /// Its `If-Match`, if it has one.
     pub(crate) if_match: Option<String>,
+    /// Whether it demands that there be no object yet.
+    pub(crate) is_for_new: bool,
     /// Whether it says who asks.
     pub(crate) is_signed: bool,
     /// Bytes of its body.
@@ -196,6 +198,8 @@ fn pass(
             target: words.next().unwrap_or_default().to_owned(),
             range: header(&head, "range"),
             if_match: header(&head, "if-match"),
+            is_for_new: header(&head, "if-none-match").is_some()
+                || header(&head, "x-goog-if-generation-match").is_some(),
             is_signed: header(&head, "authorization").is_some(),
             body_len: body.len(),
             number: seen.len(),
