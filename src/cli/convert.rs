@@ -153,13 +153,14 @@ impl Plan {
             None => format_of(&target, kind)?,
         };
         let spec = args.writing.spec(format, target == Target::Stdout)?;
+        args.writing.check_journal(matches!(target, Target::Object(_)))?;
         if matches!(target, Target::Object(_)) {
             args.writing.check_object(Some(&spec))?;
         }
         let options = ConversionOptions {
             source: args.disk.choose(&args.reading),
             #[cfg(feature = "cloud")]
-            object: args.upload.options(&args.reading),
+            object: args.upload.options(&args.reading, args.writing.is_remote()),
             ..args.writing.options()
         };
         Ok(Self { source: args.source.clone(), target, spec, options })

@@ -245,6 +245,7 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> Result<(), Failur
         ExportFormat::Ova | ExportFormat::Ovf => args.seal.disk_format.map_or(Format::Vmdk, Format::from),
     };
     let spec = args.writing.spec(images, to_pipe)?;
+    args.writing.check_journal(to_store)?;
     if to_store {
         // Of an archive, the SHA-256 is never had in passing.
         args.writing.check_object((appliance.is_none()).then_some(&spec))?;
@@ -347,7 +348,11 @@ impl ExportArgs {
             conversion: ConversionOptions {
                 source,
                 #[cfg(feature = "cloud")]
-                object: self.upload.options_in(self.store.options(&self.http), self.http.rate),
+                object: self.upload.options_in(
+                    self.store.options(&self.http),
+                    self.http.rate,
+                    self.writing.is_remote(),
+                ),
                 ..self.writing.options()
             },
             appliance: None,

@@ -211,7 +211,9 @@ async fn pack(
             .with_hint("convert the disk that does not tell its size to a file first"));
     }
     let target = target(&output_path(&args.output)?, appliance.format)?;
-    if is_object_url(&target.path().to_string_lossy()) {
+    let to_store = is_object_url(&target.path().to_string_lossy());
+    args.resume.check(to_store)?;
+    if to_store {
         args.integrity.check_object()?;
     }
     let spec = spec(args)?;
@@ -220,7 +222,7 @@ async fn pack(
         conversion: ConversionOptions {
             source: args.reading.options(),
             #[cfg(feature = "cloud")]
-            object: args.upload.options(&args.reading),
+            object: args.upload.options(&args.reading, args.resume.is_remote()),
             ..conversion
         },
         manifest_hash: args.seal.manifest_hash(),

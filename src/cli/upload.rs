@@ -40,15 +40,22 @@ pub(crate) struct UploadArgs {}
 #[cfg(feature = "cloud")]
 impl UploadArgs {
     /// The same for the library, in a store that is reached as the sources are.
-    pub(crate) fn options(&self, reading: &SourceArgs) -> ObjectOptions {
+    pub(crate) fn options(&self, reading: &SourceArgs, remote_journal: bool) -> ObjectOptions {
         let reading = reading.options();
-        self.options_in(reading.store, reading.http.rate.map(|rate| rate.bytes_per_second()))
+        let rate = reading.http.rate.map(|rate| rate.bytes_per_second());
+        self.options_in(reading.store, rate, remote_journal)
     }
 
     /// The same in `store`, by at most `rate` bytes a second: a limit of its own, since what is fetched
     /// should not slow down what is sent.
-    pub(crate) fn options_in(&self, store: StoreOptions, rate: Option<u64>) -> ObjectOptions {
-        ObjectOptions { store: self.new.add_to(store), part_size: self.part_size, rate: rate.map(Rate::new) }
+    pub(crate) fn options_in(
+        &self,
+        store: StoreOptions,
+        rate: Option<u64>,
+        remote_journal: bool,
+    ) -> ObjectOptions {
+        let store = self.new.add_to(store);
+        ObjectOptions { store, part_size: self.part_size, rate: rate.map(Rate::new), remote_journal }
     }
 }
 

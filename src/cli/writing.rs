@@ -1,6 +1,9 @@
 //! How outputs are written: what the commands that write images share.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use vmferry::{
@@ -104,7 +107,8 @@ pub(super) struct ResumeArgs {
     #[arg(long)]
     restart: bool,
 
-    /// Where the journal goes [default: beside the output]
+    /// Where the journal goes; remote = beside the object that is written, so that another machine can go
+    /// on [default: beside the output]
     #[arg(long, value_name = "PATH")]
     journal: Option<PathBuf>,
 
@@ -121,7 +125,36 @@ pub(super) struct ResumeArgs {
     checkpoint_interval: Duration,
 }
 
+impl ResumeArgs {
+    /// Whether the journal lies beside the object.
+    pub(super) fn is_remote(&self) -> bool {
+        self.journal.as_deref() == Some(Path::new(REMOTE))
+    }
+
+    /// What is asked for must be possible where the output goes.
+    pub(super) fn check(&self, to_object: bool) -> Result<(), Error> {
+        if to_object || !self.is_remote() {
+            return Ok(());
+        }
+        Err(Error::usage("--journal remote is for outputs in object stores")
+            .with_hint("leave it out; a file of that name is ./remote"))
+    }
+}
+
+/// What stands for a journal beside the object.
+const REMOTE: &str = "remote";
+
 impl WritingArgs {
+    /// Whether the journal lies beside the object.
+    pub(super) fn is_remote(&self) -> bool {
+        self.resume.is_remote()
+    }
+
+    /// What is asked for must be possible where the output goes.
+    pub(super) fn check_journal(&self, to_object: bool) -> Result<(), Error> {
+        self.resume.check(to_object)
+    }
+
     /// What to write as `format`, or why that cannot be.
     pub(super) fn spec(&self, format: Format, to_pipe: bool) -> Result<WriterSpec, Error> {
         let spec = self.format.spec(format)?;
@@ -204,7 +237,7 @@ pub(super) fn options(
             (_, true) => ResumePolicy::Restart,
             _ => ResumePolicy::Resume,
         },
-        journal: resume.journal.clone(),
+        journal: resume.journal.clone().filter(|_| !resume.is_remote()),
         checkpoint_bytes: resume.checkpoint_bytes,
         checkpoint_interval: resume.checkpoint_interval,
         assume_unchanged: resume.assume_unchanged,

@@ -239,7 +239,7 @@ impl Job<'_> {
             ready = Some(self.ready(first, open.as_ref().map_or(0, |(at, _)| *at)).await?);
         }
         if let Err(error) = self.guard(guards, first, &mut ready).await {
-            return Err(self.taint(journal, error));
+            return Err(Self::taint(journal, error).await);
         }
         let (mut done, mut zero): (u64, u64) =
             ended.iter().fold((0, 0), |(done, zero), disk| (done + disk.size, zero + disk.zero));
@@ -269,7 +269,9 @@ impl Job<'_> {
         };
         let (disks, output_size) = match first_cause(run, written) {
             Ok(done) => done,
-            Err(error) if error.kind() == ErrorKind::SourceChanged => return Err(self.taint(journal, error)),
+            Err(error) if error.kind() == ErrorKind::SourceChanged => {
+                return Err(Self::taint(journal, error).await);
+            }
             Err(error) => return Err(self.resumable(error)),
         };
         let synced = tokio::task::spawn_blocking(move || sync.sync().map(|_| sync.acknowledged())).await;
@@ -384,11 +386,14 @@ impl Job<'_> {
     }
 
     /// Marks the partial output as one that no later run may go on with.
-    fn taint(&self, mut journal: Journal, error: Error) -> Error {
+    async fn taint(mut journal: Journal, error: Error) -> Error {
         if error.kind() != ErrorKind::SourceChanged {
             return error;
         }
-        match journal.append([Record::Tainted { reason: error.to_string() }]) {
+        if let Err(journal_error) = journal.append([Record::Tainted { reason: error.to_string() }]) {
+            return journal_error;
+        }
+        match journal.send_to_mirror().await {
             Ok(()) => error,
             Err(journal_error) => journal_error,
         }

@@ -225,6 +225,10 @@ impl Conversion {
         progress.set_phase(Phase::Preparing);
         let memory = Some(self.options.memory);
         let source = SourceOptions { memory, ..self.options.source.clone() };
+        #[cfg(feature = "cloud")]
+        if let Target::Object(url) = &self.target {
+            Box::pin(self.means().unless_cancelled(object::fetch_journal(url, &self.options))).await?;
+        }
         let opening = self.source.open(&source, self.goes_on()?);
         let opened = Box::pin(self.means().unless_cancelled(opening)).await?;
         // Boxed: these futures are large, and callers keep them on small stacks.

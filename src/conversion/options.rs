@@ -66,6 +66,9 @@ pub struct ObjectOptions {
     pub part_size: Option<u64>,
     /// Bytes a second that all uploads may send together.
     pub rate: Option<Rate>,
+    /// Whether the journal lies beside the object, so that a run on another machine can go on. The file
+    /// that `ConversionOptions::journal` names is a copy then.
+    pub remote_journal: bool,
 }
 
 impl ConversionOptions {

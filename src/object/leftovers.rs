@@ -172,6 +172,7 @@ impl LeftRun {
                 self.place.client.abort(&upload.location, &upload.id).await?;
             }
         }
+        Marker::remove_kept(&self.place.store, &self.marker).await?;
         Marker::remove(&self.place.store, &self.marker).await
     }
 }

@@ -71,6 +71,15 @@ impl Marker {
         target.with_key(format!("{}{DIRECTORY}/{}.json", target.prefix(), self.run))
     }
 
+    /// Where a run that writes `target` keeps what it has to find again: in front of the `/` of its objects.
+    ///
+    /// # Errors
+    /// The id of the run cannot be part of a key.
+    pub(crate) fn directory(run: &str, target: &ObjectLocation) -> Result<ObjectLocation> {
+        let marker = Self::new(run, None, Vec::new())?.location(target);
+        Ok(marker.with_key(marker.key().trim_end_matches(".json")))
+    }
+
     /// Writes it, for a run that writes `target`; replaces what the same run has written before.
     ///
     /// # Errors
@@ -81,6 +90,28 @@ impl Marker {
             .map_err(|error| Error::failed("cannot write a marker").with_source(error))?;
         let written = store.objects.put(&location.path()?, PutPayload::from(text)).await;
         written.map(|_| ()).map_err(|error| object_error(&location, Act::Write, error))
+    }
+
+    /// Removes what the run of the marker at `location` has kept beside it, the oldest first.
+    ///
+    /// # Errors
+    /// The store refuses, or cannot be reached.
+    pub(crate) async fn remove_kept(store: &Store, location: &ObjectLocation) -> Result<()> {
+        let directory = location.with_key(location.key().trim_end_matches(".json"));
+        let failed = |error| object_error(&directory, Act::List, error);
+        let path = directory.path()?;
+        let listed: Vec<_> = store.objects.list(Some(&path)).try_collect().await.map_err(failed)?;
+        let mut found: Vec<Path> = listed.into_iter().map(|meta| meta.location).collect();
+        found.sort();
+        for path in found {
+            match store.objects.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => {
+                    return Err(object_error(&location.with_key(path.as_ref()), Act::Delete, error));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The markers of runs that write objects beside `target`.

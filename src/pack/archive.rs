@@ -7,7 +7,7 @@ use super::{
     container::{OvaContainer, Tail, file_hash},
 };
 #[cfg(feature = "cloud")]
-use crate::conversion::object::{ObjectPlace, worst_len};
+use crate::conversion::object::{ObjectPlace, fetch_journal, worst_len};
 use crate::{
     conversion::{
         ResumePolicy,
@@ -31,6 +31,10 @@ impl Pack {
                 .with_hint("name a file"));
         }
         self.refuse_read(&paths)?;
+        #[cfg(feature = "cloud")]
+        if paths.is_object {
+            Box::pin(fetch_journal(&path.to_string_lossy(), options)).await?;
+        }
         let is_begun = fs::symlink_metadata(&paths.journal).is_ok();
         // Before anything is opened: an output that is complete already is what the user must hear of.
         if !is_begun && !paths.is_object {

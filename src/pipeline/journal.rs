@@ -18,6 +18,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use vmferry_formats::{
     ChunkShape,
     chunk::{CHUNK_LEN, UnitShape},
@@ -29,8 +30,11 @@ pub use self::{
     summary::Summary,
 };
 use super::process::Check;
-use crate::error::{Error, Result};
 pub use crate::sink::object::{PartRecord, PinRecord, Schedule};
+use crate::{
+    error::{Error, Result},
+    source::BoxFuture,
+};
 
 /// One line of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -361,12 +365,33 @@ impl<R: io::Read> JournalReader<R> {
     }
 }
 
+/// Keeps what stands in a journal elsewhere too.
+pub(crate) trait Mirror: Send + Sync + std::fmt::Debug {
+    /// Takes lines that begin at byte `at`: nothing that was there or behind it counts any more. When this
+    /// returns, they are durable.
+    fn write(&mut self, at: u64, lines: Vec<u8>) -> BoxFuture<'_, Result<()>>;
+}
+
 /// A journal open for appending, held under an exclusive lock.
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: File,
     path: PathBuf,
     found: bool,
+    /// Bytes in it.
+    end: u64,
+    mirror: Option<Mirrored>,
+}
+
+/// What of a journal is kept elsewhere.
+#[derive(Debug)]
+struct Mirrored {
+    mirror: Box<dyn Mirror>,
+    /// The runtime that it needs.
+    runtime: Handle,
+    /// Lines that it has not been given yet, and where they begin.
+    at: u64,
+    lines: Vec<u8>,
 }
 
 impl Journal {
@@ -401,7 +426,7 @@ impl Journal {
                 Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => {}
                 _ => continue,
             }
-            return Ok(Self { file, path: path.to_owned(), found });
+            return Ok(Self { file, path: path.to_owned(), found, end: ours.len(), mirror: None });
         }
     }
 
@@ -455,7 +480,56 @@ impl Journal {
     /// The file cannot be cut.
     pub(crate) fn truncate(&mut self, len: u64) -> Result<()> {
         let done = self.file.set_len(len).and_then(|()| self.file.seek(SeekFrom::Start(len)));
-        done.map(drop).map_err(|error| Error::io("cut the journal", &self.path, error))
+        done.map_err(|error| Error::io("cut the journal", &self.path, error))?;
+        self.end = len;
+        if let Some(mirrored) = &mut self.mirror {
+            (mirrored.at, mirrored.lines) = (len, Vec::new());
+        }
+        Ok(())
+    }
+
+    /// Bytes in it.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Keeps a copy of what is appended from here on by `mirror`, in the runtime that this is called in.
+    pub(crate) fn mirror_to(&mut self, mirror: Option<Box<dyn Mirror>>) {
+        let (at, lines) = (self.end, Vec::new());
+        self.mirror = mirror.map(|mirror| Mirrored { mirror, runtime: Handle::current(), at, lines });
+    }
+
+    /// Gives the mirror what it has not got yet, if there is one.
+    ///
+    /// # Errors
+    /// It cannot take it: what was appended since may be lost with this machine.
+    pub(crate) async fn send_to_mirror(&mut self) -> Result<()> {
+        match &mut self.mirror {
+            Some(mirrored) => mirrored.send().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same on a thread that may block.
+    ///
+    /// # Errors
+    /// As for [`send_to_mirror`](Self::send_to_mirror).
+    pub(crate) fn send_to_mirror_blocking(&mut self) -> Result<()> {
+        match &mut self.mirror {
+            Some(mirrored) => mirrored.runtime.clone().block_on(mirrored.send()),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends lines of a journal as they are.
+    ///
+    /// # Errors
+    /// They may be lost.
+    pub(crate) fn copy(&mut self, lines: &[u8]) -> Result<()> {
+        let done = self.file.write_all(lines).and_then(|()| self.file.sync_data());
+        done.map_err(|error| Error::io("write the journal", &self.path, error))?;
+        self.end += lines.len() as u64;
+        Ok(())
     }
 
     /// Appends records and makes them durable.
@@ -467,8 +541,11 @@ impl Journal {
         for record in records {
             lines.extend_from_slice(&record.to_line()?);
         }
-        let done = self.file.write_all(&lines).and_then(|()| self.file.sync_data());
-        done.map_err(|error| Error::io("write the journal", &self.path, error))
+        self.copy(&lines)?;
+        if let Some(mirrored) = &mut self.mirror {
+            mirrored.lines.extend(lines);
+        }
+        Ok(())
     }
 
     /// Removes it; the last step of a complete run.
@@ -477,6 +554,18 @@ impl Journal {
     /// It cannot be removed.
     pub(crate) fn remove(self) -> Result<()> {
         std::fs::remove_file(&self.path).map_err(|error| Error::io("remove the journal", &self.path, error))
+    }
+}
+
+impl Mirrored {
+    async fn send(&mut self) -> Result<()> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        self.mirror.write(self.at, self.lines.clone()).await?;
+        self.at += self.lines.len() as u64;
+        self.lines.clear();
+        Ok(())
     }
 }
 

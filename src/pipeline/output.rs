@@ -379,7 +379,8 @@ impl Committer {
         }
         self.committed = point.out;
         let records = mem::take(&mut self.records).into_iter();
-        self.journal.append(records.chain([Record::Checkpoint(point)]))
+        self.journal.append(records.chain([Record::Checkpoint(point)]))?;
+        self.journal.send_to_mirror_blocking()
     }
 }
 

@@ -6,5 +6,6 @@ mod kill;
 mod moments;
 mod proxy;
 mod read;
+mod remote;
 pub(crate) mod servers;
 mod write;

@@ -111,6 +111,7 @@ impl Job<'_> {
                 return Err(error);
             }
             journal.append([Record::Tainted { reason: format!("the output did not read back: {error}") }])?;
+            journal.send_to_mirror().await?;
             return Err(error.with_hint(format!(
                 "{} is not usable; look for disk errors, then start again with --restart",
                 path.display()

@@ -25,10 +25,10 @@ use crate::{
 
 impl Job<'_> {
     /// Looks at what became of an earlier run's upload, and sets the output up.
-    pub(super) async fn start_object(&mut self, journal: Journal, left: Left) -> Result<Start> {
+    pub(super) async fn start_object(&mut self, mut journal: Journal, left: Left) -> Result<Start> {
         match left {
             Left::Closed(summary) => {
-                self.adopt(&summary)?;
+                self.adopt(&mut journal, &summary).await?;
                 let closed = summary.closed.clone().ok_or_else(|| Error::failed("nothing was closed"))?;
                 match self.complete_upload(&summary, closed.output_size).await? {
                     Completed::Yes => Ok(Start::Earlier(journal, summary.ended, Box::new(closed))),
@@ -36,7 +36,7 @@ impl Job<'_> {
                 }
             }
             Left::Open(mut summary) => {
-                self.adopt(&summary)?;
+                self.adopt(&mut journal, &summary).await?;
                 let Some(upload) = summary.upload.clone() else {
                     return self.begin_object(journal, Some(*summary)).await;
                 };
@@ -91,8 +91,9 @@ impl Job<'_> {
                 return Err(error);
             }
         };
-        let sink =
-            ObjectSink::new(target, self.object_header()?.schedule, PinsFile::beside(&self.paths.journal));
+        let header = self.object_header()?;
+        let pins = self.place()?.pins(header, &self.paths.journal)?;
+        let sink = ObjectSink::new(target, header.schedule, pins);
         Ok(Start::Run(Box::new(self.afresh(journal, Box::new(sink)))))
     }
 
@@ -112,10 +113,12 @@ impl Job<'_> {
         place.check_free().await?;
         PinsFile::beside(&self.paths.journal).remove()?;
         journal.truncate(0)?;
+        journal.mirror_to(place.mirror(&header).await?);
         journal.append([Record::Header(Box::new(self.header.clone()))])?;
         self.paths.sync_directory()?;
         let upload = place.create(&header).await?;
         journal.append([Record::Upload { id: upload.clone() }])?;
+        journal.send_to_mirror().await?;
         place.target(&upload)
     }
 
@@ -164,7 +167,7 @@ impl Job<'_> {
     }
 
     /// Goes on with what an earlier run said of the object.
-    fn adopt(&mut self, summary: &Summary) -> Result<()> {
+    async fn adopt(&mut self, journal: &mut Journal, summary: &Summary) -> Result<()> {
         let earlier = summary.header.object.clone().filter(|object| object.schedule.is_sound());
         let earlier = earlier.ok_or_else(|| {
             Error::failed("the journal is damaged: it does not say how the object is cut")
@@ -180,6 +183,15 @@ impl Job<'_> {
             return Err(Error::refused("the interrupted run cut the object into parts of other lengths")
                 .with_hint("use the same --part-size to go on, or start again with --restart"));
         }
+        if earlier.remote != self.means.options.object.remote_journal {
+            return Err(match earlier.remote {
+                true => Error::refused("the journal of the interrupted run lies beside the object")
+                    .with_hint("say --journal remote to go on"),
+                false => Error::refused("the journal of the interrupted run lies on this machine only")
+                    .with_hint("go on without --journal remote, or start again with --restart"),
+            });
+        }
+        journal.mirror_to(self.place()?.mirror(&earlier).await?);
         self.header.object = Some(earlier);
         Ok(())
     }
@@ -194,7 +206,8 @@ impl Job<'_> {
     ) -> Result<Box<dyn Sink>> {
         let upload = summary.upload.as_deref().unwrap_or_default();
         let earlier = Earlier { parts: summary.parts.clone(), pins: point.pins.clone() };
-        let (target, pins) = (self.place()?.target(upload)?, PinsFile::beside(&self.paths.journal));
+        let (place, header) = (self.place()?, self.object_header()?);
+        let (target, pins) = (place.target(upload)?, place.pins(header, &self.paths.journal)?);
         let mut sink = ObjectSink::restore(target, self.object_header()?.schedule, pins, point.out, earlier)?;
         for (slot, start, len) in slots {
             sink.restore_slot(slot, start, len);
@@ -217,6 +230,7 @@ impl Job<'_> {
         resumed_from: Option<(usize, u64)>,
     ) -> Result<Done> {
         journal.append(records.into_iter().chain([Record::Closed(closed.clone())]))?;
+        journal.send_to_mirror().await.map_err(|error| self.resumable(error))?;
         let summary = journal.summary()?.ok_or_else(|| Error::failed("the journal is gone"))?;
         match self.complete_upload(&summary, closed.output_size).await {
             Ok(Completed::Yes) => self.end_object(journal, disks, closed, moved, resumed_from).await,

@@ -4,6 +4,7 @@
 mod beside;
 mod manifest;
 mod plan;
+mod remote;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use self::plan::{UNKNOWN_LEN, schedule};
 pub(crate) use self::{
     beside::{check_free, put_object, remove_object, size_of_object},
     plan::worst_len,
+    remote::fetch_journal,
 };
 use super::ConversionOptions;
 use crate::{
@@ -40,6 +42,8 @@ pub(crate) struct ObjectPlace {
     schedule: Schedule,
     rate: Option<Rate>,
     force: bool,
+    /// Whether the journal is to lie beside the object.
+    remote: bool,
 }
 
 /// How far the last step of an upload came.
@@ -74,6 +78,7 @@ impl ObjectPlace {
             schedule,
             rate: options.object.rate.clone(),
             force: options.force,
+            remote: options.object.remote_journal,
         })
     }
 
@@ -87,7 +92,8 @@ impl ObjectPlace {
             .fill(&mut bytes)
             .map_err(|_| Error::failed("the system gives no random bytes for the id of the run"))?;
         let run = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(ObjectHeader { url: self.location.to_string(), run, schedule: self.schedule })
+        let (url, schedule, remote) = (self.location.to_string(), self.schedule, self.remote);
+        Ok(ObjectHeader { url, run, schedule, remote })
     }
 
     /// Refuses what the user did not ask to overwrite.
@@ -324,12 +330,15 @@ impl ObjectPlace {
         Marker::remove(&self.store, &self.manifest()).await
     }
 
-    /// Says that the upload is over.
+    /// Says that the upload is over, and removes what was kept for it.
     ///
     /// # Errors
     /// The store refuses.
     pub(crate) async fn remove_marker(&self, header: &ObjectHeader) -> Result<()> {
         let marker = Marker::new(&header.run, None, Vec::new())?.location(&self.location);
+        if header.remote {
+            Marker::remove_kept(&self.store, &marker).await?;
+        }
         Marker::remove(&self.store, &marker).await
     }
 }

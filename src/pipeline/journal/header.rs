@@ -55,6 +55,9 @@ pub struct ObjectHeader {
     pub run: String,
     /// How it is cut into parts.
     pub schedule: Schedule,
+    /// Whether the journal lies beside the object: the one here is a copy.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub remote: bool,
 }
 
 /// Everything in a container that is not a disk.

@@ -314,7 +314,8 @@ proptest! {
 fn object() -> Record {
     let Record::Header(plain) = header() else { unreachable!() };
     let schedule = Schedule { first: 8 << 20, equal: 1500, step: 512, longest: 5 << 30, parts: 9900 };
-    let object = ObjectHeader { url: "s3://bucket/disk.qcow2".into(), run: "r1".into(), schedule };
+    let object =
+        ObjectHeader { url: "s3://bucket/disk.qcow2".into(), run: "r1".into(), schedule, remote: false };
     Record::Header(Box::new(Header { version: OBJECT_VERSION, object: Some(object), ..*plain }))
 }
 
@@ -324,7 +325,7 @@ fn part(part: u32, md5: &str) -> Record {
 
 #[test]
 fn parts_of_an_object_count_by_themselves() {
-    let pins = vec![PinRecord { part: 1, at: 0, len: 9, crc: 7 }];
+    let pins = vec![PinRecord { part: 1, at: 0, len: 9, crc: 7, objects: Vec::new() }];
     let point = Checkpoint { at: CHUNK_LEN, out: 65536, pins: pins.clone(), ..Checkpoint::default() };
     let records = [
         object(),

@@ -26,7 +26,7 @@ mod upload;
 pub use self::record::{PartRecord, PinRecord, Schedule};
 #[cfg(feature = "cloud")]
 pub(crate) use self::{
-    pins::{Earlier, PinsFile},
+    pins::{Earlier, PinCopies, PinsFile},
     schedule::Limits,
     sink::ObjectSink,
     upload::PartTarget,

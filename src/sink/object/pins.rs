@@ -3,13 +3,16 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::{File, OpenOptions},
     io,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
 
 use super::{PartRecord, PinRecord};
 use crate::error::{Error, Result};
@@ -31,11 +34,14 @@ pub(super) struct Pin {
     pub(super) len: u64,
     /// CRC-32C of these.
     pub(super) crc: u32,
+    /// Names of the objects that have them too.
+    pub(super) objects: Vec<String>,
 }
 
 impl Pin {
     pub(super) fn record(&self, part: u32) -> PinRecord {
-        PinRecord { part, at: self.region.at, len: self.len, crc: self.crc }
+        let objects = self.objects.clone();
+        PinRecord { part, at: self.region.at, len: self.len, crc: self.crc, objects }
     }
 }
 
@@ -50,6 +56,9 @@ pub(super) struct Regions {
     released: Vec<Region>,
     /// Not named by the last record any more.
     aged: Vec<Region>,
+    /// The same of copies.
+    released_copies: Vec<String>,
+    aged_copies: Vec<String>,
 }
 
 impl Regions {
@@ -73,18 +82,21 @@ impl Regions {
     }
 
     /// Nobody needs it any more, but for a run that goes on from an earlier record.
-    pub(super) fn release(&mut self, region: Region) {
-        self.released.push(region);
+    pub(super) fn release(&mut self, pin: Pin) {
+        self.released.push(pin.region);
+        self.released_copies.extend(pin.objects);
     }
 
-    /// Another record is about to be written, and the one before it is durable.
-    pub(super) fn age(&mut self) {
+    /// Another record is about to be written, and the one before it is durable. Names of copies that nobody
+    /// needs any more.
+    pub(super) fn age(&mut self) -> Vec<String> {
         self.free.append(&mut self.aged);
         std::mem::swap(&mut self.aged, &mut self.released);
         if self.free.iter().map(|region| region.len).sum::<u64>() == self.end {
             // Nothing is in use: what was cut small need not stay so.
             self.free = vec![Region { at: 0, len: self.end }];
         }
+        std::mem::replace(&mut self.aged_copies, std::mem::take(&mut self.released_copies))
     }
 }
 
@@ -93,6 +105,45 @@ impl Regions {
 pub(crate) struct PinsFile {
     path: PathBuf,
     file: Option<File>,
+    copies: Option<PinCopies>,
+}
+
+/// Where copies of the pins go: each is an object of its own that is never rewritten.
+#[derive(Clone)]
+pub(crate) struct PinCopies {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) directory: object_store::path::Path,
+    /// What no other run has in the names of its copies.
+    pub(crate) stamp: String,
+    /// Makes an error of the store one of ours.
+    pub(crate) explain: Arc<dyn Fn(object_store::Error) -> Error + Send + Sync>,
+}
+
+impl fmt::Debug for PinCopies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PinCopies").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+impl PinCopies {
+    /// Name of the copy number `count` of this run.
+    pub(super) fn name(&self, count: u32) -> String {
+        format!("{}-{count:08}.pin", self.stamp)
+    }
+
+    /// Makes a copy.
+    pub(super) async fn put(&self, name: &str, pieces: Vec<Bytes>) -> Result<()> {
+        let path = self.directory.clone().join(name);
+        let put = self.store.put(&path, pieces.into_iter().collect::<PutPayload>()).await;
+        put.map(drop).map_err(|error| (self.explain)(error))
+    }
+
+    /// Removes one that nobody needs. What stays goes with the journal at the end.
+    pub(super) async fn remove(&self, name: &str) {
+        if let Err(error) = self.store.delete(&self.directory.clone().join(name)).await {
+            tracing::debug!(name, "a copy of a pin stays: {}", (self.explain)(error));
+        }
+    }
 }
 
 impl PinsFile {
@@ -100,11 +151,23 @@ impl PinsFile {
     pub(crate) fn beside(journal: &Path) -> Self {
         let mut path = journal.as_os_str().to_owned();
         path.push(".pins");
-        Self { path: path.into(), file: None }
+        Self { path: path.into(), file: None, copies: None }
+    }
+
+    /// The same, with copies of what is written.
+    pub(crate) fn with_copies(self, copies: PinCopies) -> Self {
+        Self { copies: Some(copies), ..self }
+    }
+
+    pub(super) fn copies(&self) -> Option<PinCopies> {
+        self.copies.clone()
     }
 
     /// Writes pieces back to back from `at` on.
-    pub(super) fn write(&mut self, mut at: u64, pieces: &[Bytes]) -> Result<()> {
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub(crate) fn write(&mut self, mut at: u64, pieces: &[Bytes]) -> Result<()> {
         let path = &self.path;
         let file = match &mut self.file {
             Some(file) => file,
@@ -118,7 +181,10 @@ impl PinsFile {
     }
 
     /// Makes everything written durable.
-    pub(super) fn sync(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// They may be lost.
+    pub(crate) fn sync(&self) -> Result<()> {
         match &self.file {
             Some(file) => file.sync_data().map_err(|error| Error::io("sync", &self.path, error)),
             None => Ok(()),
@@ -191,11 +257,11 @@ mod tests {
         let mut regions = Regions::default();
         let (a, b) = (regions.take(100), regions.take(50));
         assert_eq!((a.at, b.at), (0, 100));
-        regions.release(a);
+        regions.release(Pin { region: a, pieces: 1, len: 100, crc: 0, objects: vec!["a".into()] });
         assert_eq!(regions.take(80).at, 150, "the last record names the first range");
-        regions.age();
+        assert!(regions.age().is_empty());
         assert_eq!(regions.take(10).at, 230, "so does the one that is being written");
-        regions.age();
+        assert_eq!(regions.age(), ["a"]);
         assert_eq!(regions.take(80).at, 0);
         assert_eq!(regions.take(20).at, 80);
         assert_eq!(regions.take(1).at, 240);
@@ -208,13 +274,14 @@ mod tests {
         let mut pins = PinsFile::beside(&journal);
         pins.write(10, &[Bytes::from_static(b"abc"), Bytes::from_static(b"de")]).unwrap();
         pins.sync().unwrap();
-        let record = PinRecord { part: 1, at: 10, len: 5, crc: crc32c::crc32c(b"abcde") };
+        let crc = crc32c::crc32c(b"abcde");
+        let record = PinRecord { part: 1, at: 10, len: 5, crc, objects: Vec::new() };
         let mut again = PinsFile::beside(&journal);
         assert_eq!(again.read(&record).unwrap(), &b"abcde"[..]);
         for wrong in [
-            PinRecord { len: 6, ..record },
-            PinRecord { at: u64::MAX, ..record },
-            PinRecord { crc: 0, ..record },
+            PinRecord { len: 6, ..record.clone() },
+            PinRecord { at: u64::MAX, ..record.clone() },
+            PinRecord { crc: 0, ..record.clone() },
         ] {
             assert_eq!(again.read(&wrong).unwrap_err().kind(), crate::ErrorKind::Refused);
         }

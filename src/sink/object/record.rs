@@ -17,7 +17,7 @@ pub struct PartRecord {
 
 /// Bytes of a part that is not with the store yet, in the pins file beside the journal. Where something
 /// is to be filled in late they are zero: what had been filled in follows from the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinRecord {
     /// Number of the part.
     pub part: u32,
@@ -27,6 +27,9 @@ pub struct PinRecord {
     pub len: u64,
     /// CRC-32C of these.
     pub crc: u32,
+    /// The objects that have them too, one after the other, if the journal lies beside the object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<String>,
 }
 
 /// The lengths of the parts of an upload. Part 1 begins at output byte 0; lengths never decrease and

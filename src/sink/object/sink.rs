@@ -55,7 +55,13 @@ impl ObjectSink {
                     let mut part = Part::new(number, start, len);
                     part.push(bytes, record.len);
                     let region = Region { at: record.at, len };
-                    part.pin = Some(Pin { region, pieces: 1, len: record.len, crc: record.crc });
+                    part.pin = Some(Pin {
+                        region,
+                        pieces: 1,
+                        len: record.len,
+                        crc: record.crc,
+                        objects: record.objects.clone(),
+                    });
                     used.push(region);
                     state.held += record.len;
                     if there == len { state.pinned.push(part) } else { state.filling = Some(part) }

@@ -15,7 +15,7 @@ use tokio::{runtime::Handle, task::JoinSet};
 use super::{
     PartRecord, PinRecord, Schedule,
     part::Part,
-    pins::{PinsFile, Regions},
+    pins::{PinCopies, PinsFile, Regions},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -53,6 +53,7 @@ pub(super) struct Upload {
     runtime: Handle,
     tasks: Mutex<JoinSet<()>>,
     pins: Mutex<PinsFile>,
+    copies: Option<PinCopies>,
 }
 
 /// What the tasks share too.
@@ -79,6 +80,8 @@ pub(super) struct State {
     /// Parts that are full but for late bytes.
     pub(super) pinned: Vec<Part>,
     pub(super) regions: Regions,
+    /// Copies of pins that were made.
+    copied: u32,
     /// Memory that all parts hold, in bytes.
     pub(super) held: u64,
     /// Numbers of the parts that are complete and not acknowledged.
@@ -105,8 +108,8 @@ struct Failure {
 impl Upload {
     pub(super) fn new(target: PartTarget, state: State, pins: PinsFile) -> Self {
         let inner = Inner { target, state: Mutex::new(state), changed: Condvar::new() };
-        let tasks = Mutex::new(JoinSet::new());
-        Self { inner: Arc::new(inner), runtime: Handle::current(), tasks, pins: Mutex::new(pins) }
+        let (tasks, copies) = (Mutex::new(JoinSet::new()), pins.copies());
+        Self { inner: Arc::new(inner), runtime: Handle::current(), tasks, pins: Mutex::new(pins), copies }
     }
 
     /// Waits until a part that [`State::complete`] was told of may be sent, and sends it.
@@ -264,6 +267,7 @@ impl State {
             filling: None,
             pinned: Vec::new(),
             regions: Regions::default(),
+            copied: 0,
             held: 0,
             in_flight: BTreeSet::new(),
             sending: 0,
@@ -284,7 +288,7 @@ impl State {
     pub(super) fn complete(&mut self, part: &mut Part) {
         self.in_flight.insert(part.number);
         if let Some(pin) = part.pin.take() {
-            self.regions.release(pin.region);
+            self.regions.release(pin);
         }
     }
 
@@ -306,13 +310,15 @@ impl DataSync for Upload {
             return Ok(Durable::Nothing);
         }
         let out = state.position;
-        state.regions.age();
+        let unneeded = state.regions.age();
         let (mut writes, mut pins) = (Vec::new(), Vec::new());
-        let State { pinned, filling, regions, .. } = &mut *state;
+        let State { pinned, filling, regions, copied, .. } = &mut *state;
         for part in pinned.iter_mut().chain(filling) {
-            let (at, pieces, pin) = part.pin(regions);
+            let copy = self.copies.as_ref().map(|copies| copies.name(*copied));
+            let (at, pieces, pin) = part.pin(regions, copy.clone());
             if !pieces.is_empty() {
-                writes.push((at, pieces));
+                *copied += 1;
+                writes.push((at, pieces, copy));
             }
             pins.push(pin);
         }
@@ -320,8 +326,19 @@ impl DataSync for Upload {
         // Not under the lock: parts go on being filled.
         if !writes.is_empty() {
             let mut file = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
-            writes.iter().try_for_each(|(at, pieces)| file.write(*at, pieces))?;
+            writes.iter().try_for_each(|(at, pieces, _)| file.write(*at, pieces))?;
             file.sync()?;
+        }
+        if let Some(copies) = &self.copies {
+            self.runtime.block_on(async {
+                for (_, pieces, name) in writes {
+                    copies.put(&name.unwrap_or_default(), pieces).await?;
+                }
+                for name in unneeded {
+                    copies.remove(&name).await;
+                }
+                Ok::<(), Error>(())
+            })?;
         }
         drop(self.inner.wait(|state| state.in_flight.is_disjoint(&on_their_way))?);
         Ok(Durable::Until { out, pins })
@@ -337,20 +354,25 @@ impl DataSync for Upload {
 }
 
 impl Part {
-    /// What has to be written into the pins file, and where; and what a record says then.
-    fn pin(&mut self, regions: &mut Regions) -> (u64, Vec<Bytes>, PinRecord) {
+    /// What has to be written into the pins file, and where; and what a record says then. If there is
+    /// anything, its copy will be called `copy`.
+    fn pin(&mut self, regions: &mut Regions, copy: Option<String>) -> (u64, Vec<Bytes>, PinRecord) {
         let (capacity, number) = (self.capacity, self.number);
         let pin = self.pin.get_or_insert_with(|| super::pins::Pin {
             region: regions.take(capacity),
             pieces: 0,
             len: 0,
             crc: 0,
+            objects: Vec::new(),
         });
         let at = pin.region.at + pin.len;
         let new = self.pieces[pin.pieces..].to_vec();
         for piece in &new {
             pin.crc = crc32c::crc32c_append(pin.crc, piece);
             pin.len += piece.len() as u64;
+        }
+        if !new.is_empty() {
+            pin.objects.extend(copy);
         }
         pin.pieces = self.pieces.len();
         (at, new, pin.record(number))

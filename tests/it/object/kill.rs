@@ -22,12 +22,12 @@ use crate::{
 };
 
 /// Runs that are killed; more with `VMFERRY_KILL_RUNS`.
-fn kill_runs() -> u64 {
+pub(super) fn kill_runs() -> u64 {
     std::env::var("VMFERRY_KILL_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(32)
 }
 
 /// What a journal says is safe: numbers of parts that no later run has a reason to send.
-fn safe_parts(journal: &Path) -> Vec<u64> {
+pub(super) fn safe_parts(journal: &Path) -> Vec<u64> {
     let Ok(text) = fs::read_to_string(journal) else { return Vec::new() };
     let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
     let (mut parts, mut out, mut pins) = (BTreeMap::new(), 0, Vec::new());
@@ -60,11 +60,11 @@ fn journal_in(home: &Path) -> Option<PathBuf> {
     Some(home.join("state/vmferry").join(name))
 }
 
-fn wait(milliseconds: u64) {
+pub(super) fn wait(milliseconds: u64) {
     std::thread::park_timeout(Duration::from_millis(milliseconds));
 }
 
-fn part_of(seen: &Seen) -> Option<u64> {
+pub(super) fn part_of(seen: &Seen) -> Option<u64> {
     let rest = seen.target.split_once("partNumber=")?.1;
     rest.split('&').next()?.parse().ok()
 }
