@@ -223,7 +223,7 @@ impl Job<'_> {
         }
         match self.start(journal).await? {
             Start::Earlier(journal, ended, closed) => self.complete_earlier(journal, ended, *closed).await,
-            Start::Run(begin) => self.go(*begin).await,
+            Start::Run(begin) => Box::pin(self.go(*begin)).await,
         }
     }
 

@@ -110,7 +110,7 @@ impl ObjectPlace {
             for name in &pin.objects {
                 let bytes = self.read_pin(&run, name).await?;
                 // Whether they are the right ones, their checksum tells later on.
-                pins.write(at, &[bytes.clone()])?;
+                pins.write(at, std::slice::from_ref(&bytes))?;
                 at += bytes.len() as u64;
             }
         }
