@@ -35,8 +35,8 @@ pub use crate::{
     },
     error::{Error, ErrorKind, Result},
     pack::{
-        EarlierPack, Pack, PackBuilder, PackDisk, PackEvent, PackOptions, PackReport, PackTarget, PackedDisk,
-        Signer,
+        EarlierPack, Pack, PackBuilder, PackDisk, PackEvent, PackOptions, PackPlan, PackReport, PackTarget,
+        PackedDisk, PlannedDisk, Signer,
     },
 };
 pub use vmferry_formats as formats;

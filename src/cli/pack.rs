@@ -1,5 +1,6 @@
 //! `vmferry pack`: local disks and a descriptor as an appliance.
 
+mod plan;
 mod report;
 
 use std::{
@@ -23,7 +24,7 @@ use vmferry::{
     is_object_url,
 };
 
-use self::report::PackSummary;
+use self::{plan::DryRun, report::PackSummary};
 use super::{
     Failure,
     appliance::{DescriptorArgs, SealArgs},
@@ -102,6 +103,10 @@ pub(crate) struct PackArgs {
     resources: ResourceArgs,
     #[command(flatten)]
     upload: UploadArgs,
+
+    /// Say what would be made, how it would be uploaded and what memory that takes; make nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// What is written.
@@ -151,6 +156,16 @@ pub(super) async fn run(args: &PackArgs, output: &Output) -> Result<(), Failure>
     })
     .await
     .map_err(in_pack)?;
+    if args.dry_run {
+        let planned = Box::pin(async move { pack.plan().await });
+        let plan = signals::supervise(planned, Stop::AtOnce, output).await;
+        let plan = plan.map_err(|failure| Failure { error: in_pack(failure.error), ..failure })?;
+        let warnings: Vec<String> = described.iter().map(ToString::to_string).collect();
+        for warning in &warnings {
+            output.warning(warning);
+        }
+        return Ok(output.report(&DryRun::new(plan, warnings))?);
+    }
     let stop = Stop::Orderly(pack.cancel_token());
     let listener = tokio::spawn(listen(told, output.clone()));
     let result = signals::supervise(pack.run(), stop, output).await;

@@ -30,7 +30,7 @@ pub use self::{object::UploadPlan, options::ObjectOptions};
 pub(crate) use self::{
     place::{
         check_output_free, files_of, paths_of, refuse_inputs, refuse_parts, refuse_sources, remove_output,
-        size_of_output, write_beside,
+        size_of_output, worst_len, write_beside,
     },
     report::tree_digest,
 };
@@ -356,7 +356,7 @@ impl Conversion {
         source: SourceOptions,
         started: Instant,
     ) -> Result<ConversionReport> {
-        let worst = opened.source.size().map(object::worst_len);
+        let worst = opened.source.size().map(worst_len);
         let place = object::ObjectPlace::open(url, &self.options, worst).await?;
         let (mut job, format) = self.job(object::paths(url, &self.options)?, opened, source)?;
         if fs::symlink_metadata(&job.paths.journal).is_err() {

@@ -21,6 +21,12 @@ pub fn is_object_url(text: &str) -> bool {
     matches!(scheme.as_deref(), Some("az" | "azure" | "gs" | "s3"))
 }
 
+/// Bytes that the image of a disk of `size` bytes has at most, whatever the format: tables, and what
+/// cannot be compressed.
+pub(crate) fn worst_len(size: u64) -> u64 {
+    size.saturating_add(size / 64).saturating_add(16 << 20)
+}
+
 /// What belongs to an output: a file, a device, or an object whose URL stands for a path.
 ///
 /// # Errors

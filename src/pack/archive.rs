@@ -7,7 +7,10 @@ use super::{
     container::{OvaContainer, Tail, file_hash},
 };
 #[cfg(feature = "cloud")]
-use crate::conversion::object::{ObjectPlace, fetch_journal, worst_len};
+use crate::conversion::{
+    object::{ObjectPlace, fetch_journal},
+    worst_len,
+};
 use crate::{
     conversion::{
         ResumePolicy,
@@ -59,7 +62,7 @@ impl Pack {
             true => {
                 // The sizes are known: `fills_late` was asked.
                 let images = disks.iter().filter_map(|disk| disk.header.size).map(worst_len);
-                Some(self.object(path, images.fold(0, u64::saturating_add), is_begun).await?)
+                Some(self.object(path, self.longest(images), is_begun).await?)
             }
             false => None,
         };
@@ -115,10 +118,9 @@ impl Pack {
         })
     }
 
-    /// The object that an archive of `images` bytes of images becomes.
+    /// The object that an archive of at most `worst` bytes becomes.
     #[cfg(feature = "cloud")]
-    async fn object(&self, path: &Path, images: u64, is_begun: bool) -> Result<ObjectPlace> {
-        let worst = images.saturating_add(self.template.text().len() as u64 * 2 + (1 << 20));
+    async fn object(&self, path: &Path, worst: u64, is_begun: bool) -> Result<ObjectPlace> {
         let place = ObjectPlace::open(&path.to_string_lossy(), &self.options.conversion, Some(worst)).await?;
         if !is_begun {
             self.means().unless_cancelled(place.check_free()).await?;

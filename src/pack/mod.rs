@@ -7,6 +7,7 @@ mod descriptor;
 mod directory;
 mod earlier;
 mod left;
+mod plan;
 mod sign;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,12 @@ use vmferry_formats::{
     vmdk::Subformat,
 };
 
-pub use self::{builder::PackBuilder, earlier::EarlierPack, sign::Signer};
+pub use self::{
+    builder::PackBuilder,
+    earlier::EarlierPack,
+    plan::{PackPlan, PlannedDisk},
+    sign::Signer,
+};
 use crate::{
     conversion::{
         ConversionOptions, ConversionSource, TreeDigest,

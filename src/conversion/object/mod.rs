@@ -15,7 +15,6 @@ pub use self::plan::UploadPlan;
 use self::plan::{UNKNOWN_LEN, schedule};
 pub(crate) use self::{
     beside::{check_free, put_object, remove_object, size_of_object},
-    plan::worst_len,
     remote::fetch_journal,
 };
 use super::ConversionOptions;

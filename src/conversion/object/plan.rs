@@ -2,6 +2,7 @@
 
 use super::ConversionOptions;
 use crate::{
+    conversion::worst_len,
     error::{Error, Result},
     object::{ObjectLocation, Scheme},
     sink::object::{Limits, Schedule},
@@ -34,10 +35,17 @@ impl UploadPlan {
     /// # Errors
     /// It is no URL of an object, or the store takes no parts of the length that is asked for.
     pub fn new(url: &str, size: Option<u64>, options: &ConversionOptions) -> Result<Self> {
+        Self::of(url, size.map(worst_len), options)
+    }
+
+    /// For an output of at most `longest_output` bytes.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub(crate) fn of(url: &str, longest_output: Option<u64>, options: &ConversionOptions) -> Result<Self> {
         let location = ObjectLocation::parse(url)?
             .ok_or_else(|| Error::usage(format!("{url:?} is no URL of an object")))?;
         location.path()?;
-        let longest_output = size.map(worst_len);
         let schedule = schedule(&location, options, longest_output)?;
         let end = longest_output.unwrap_or(UNKNOWN_LEN).clamp(1, schedule.covers()) - 1;
         Ok(Self {
@@ -51,12 +59,6 @@ impl UploadPlan {
             most_memory: options.memory + schedule.memory_at(end),
         })
     }
-}
-
-/// Bytes that the image of a disk of `size` bytes has at most, whatever the format: tables, and what
-/// cannot be compressed.
-pub(crate) fn worst_len(size: u64) -> u64 {
-    size.saturating_add(size / 64).saturating_add(16 << 20)
 }
 
 /// How an output of at most `worst` bytes is cut.

@@ -99,6 +99,46 @@ fn an_appliance_has_the_same_bytes_in_a_store_as_in_a_file() {
 }
 
 #[test]
+fn a_dry_run_tells_what_would_be_packed_and_makes_nothing() {
+    let Some(bucket) = Bucket::new(Server::S3s) else { return };
+    let dir = scratch();
+    let (first, second) = (dir.path().join("root.raw"), dir.path().join("data.raw"));
+    make_disk(&first, 22, 2 << 20);
+    fs::File::create(&second).unwrap().set_len(1 << 40).unwrap();
+    let vm = dir.path().join("vm.yaml");
+    fs::write(&vm, VM).unwrap();
+    let before = listing(dir.path());
+    let [first, second, vm] = [&first, &second, &vm].map(|path| path.to_str().unwrap());
+    let base = ["pack", "--vm", vm, "--disk", first, "--disk", second, "--dry-run"];
+    let url = bucket.url("a/vm.ova");
+    let told = run_in(&bucket, dir.path(), &[&base[..], &["-o", "json", &url]].concat()).expect(0).json();
+    assert_eq!(told["output"], url);
+    assert_eq!(told["descriptor"], "vm.ovf");
+    assert_eq!(told["disks"][1]["virtual_size"], 1_u64 << 40);
+    assert_eq!(told["disks"][0]["source"], first);
+    let upload = &told["upload"];
+    assert_eq!(
+        (&upload["first_part"], &upload["memory"]),
+        (&(8 << 20).into(), &(184 << 20).into()),
+        "{told}"
+    );
+    assert!(upload["longest_part"].as_u64() > upload["first_part"].as_u64(), "{told}");
+    assert!(
+        upload["longest_output"].as_u64() > Some(1 << 40)
+            && told["longest_output"] == upload["longest_output"]
+    );
+    let local = dir.path().join("vm.ova");
+    let text = run([&base[..], &[local.to_str().unwrap()]].concat()).expect(0);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(
+        text.contains("Would pack") && text.contains("1 TiB") && !text.contains("Would upload"),
+        "{text}"
+    );
+    assert!(bucket.list().is_empty() && left_in(dir.path()).is_empty());
+    assert_eq!(listing(dir.path()), before);
+}
+
+#[test]
 fn outputs_at_the_sizes_where_things_break() {
     let Some(bucket) = Bucket::new(Server::S3s) else { return };
     let dir = scratch();
@@ -285,7 +325,8 @@ fn no_file_is_made_here_but_the_journal_and_the_pins() {
     assert!(left_in(dir.path()).is_empty());
 }
 
-const VM: &str = "\
+/// A VM of two disks.
+pub(super) const VM: &str = "\
 apiVersion: kubevirt.io/v1
 kind: VirtualMachine
 metadata: {name: db, namespace: shop}
