@@ -23,7 +23,7 @@ use crate::{
 
 /// Runs that are killed; more with `VMFERRY_KILL_RUNS`.
 pub(super) fn kill_runs() -> u64 {
-    std::env::var("VMFERRY_KILL_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(32)
+    std::env::var("VMFERRY_KILL_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(20)
 }
 
 /// What a journal says is safe: numbers of parts that no later run has a reason to send.
@@ -200,4 +200,115 @@ fn an_upload_that_somebody_gave_up_is_begun_anew() {
         assert_eq!(bucket.list(), ["x/disk.raw", "x/disk.raw.vmferry.jsonl"], "{server:?}");
         assert!(left_in(dir.path()).is_empty());
     }
+}
+
+/// A command that writes an object, and what that must be.
+struct Upload<'a> {
+    bucket: &'a Bucket,
+    args: Vec<String>,
+    key: String,
+    image: &'a [u8],
+}
+
+/// Kills runs of `upload` and goes on with them; how many were killed, and how many parts were safe.
+fn kill_and_go_on(upload: &Upload<'_>, home: &Path, rng: &mut Rng) -> (u64, usize) {
+    let Upload { bucket, args, key, image } = upload;
+    let pause = 40 + rng.below(60);
+    let proxy = Proxy::start(&bucket.address, move |seen| {
+        if seen.body_len > 1 << 20 {
+            std::thread::park_timeout(Duration::from_millis(pause));
+        }
+        Fault::None
+    });
+    let through = bucket.through(&proxy.address);
+    let (mut killed, mut kept) = (0, 0);
+    for _ in 0..1 + rng.below(2) {
+        let mut child = through
+            .vmferry(args)
+            .env("XDG_STATE_HOME", home.join("state"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let wanted = kept + usize::try_from(rng.below(3)).unwrap();
+        while safe_in(home).len() < wanted && child.try_wait().unwrap().is_none() {
+            wait(1);
+        }
+        wait(rng.below(300));
+        child.kill().unwrap();
+        if child.wait().unwrap().success() {
+            break;
+        }
+        killed += 1;
+        kept = safe_in(home).len();
+    }
+    let sent = proxy.seen().len();
+    if bucket.head(key).is_null() || !left_in(home).is_empty() {
+        run_in(&through, home, args).expect(0);
+        // Each part that was not safe, once.
+        let again: usize =
+            proxy.seen()[sent..].iter().map(|seen| seen.body_len).filter(|len| *len > 1 << 20).sum();
+        let most = image.len().saturating_sub(kept * (8 << 20));
+        assert!(again <= most, "{:?} {key}: {again} bytes were sent, {kept} parts were safe", bucket.server);
+    }
+    let file = home.with_extension("fetched");
+    bucket.get(key, &file);
+    assert!(read(&file) == *image, "{:?} {key}: other bytes", bucket.server);
+    fs::remove_file(&file).unwrap();
+    assert!(left_in(home).is_empty(), "{:?} {key}: {:?}", bucket.server, left_in(home));
+    (killed, kept)
+}
+
+/// Fewer of those that take longer.
+fn fewer_kill_runs(usually: u64) -> u64 {
+    std::env::var("VMFERRY_KILL_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(usually)
+}
+
+#[test]
+fn killed_uploads_of_appliances_end_in_the_object_of_an_undisturbed_run() {
+    let dir = scratch();
+    let disks = [dir.path().join("root.raw"), dir.path().join("data.raw")];
+    make_disk(&disks[0], 53, (70 << 20) + 512);
+    make_disk(&disks[1], 54, 40 << 20);
+    let local = dir.path().join("vm.ova");
+    run(crate::ova::pack(&disks, &local, &[])).expect(0);
+    let (image, mut rng) = (read(&local), Rng::new(53));
+    let servers: Vec<Bucket> = Server::S3.into_iter().filter_map(Bucket::new).collect();
+    let (mut killed, mut kept, mut round) = (0, 0, 0);
+    while !servers.is_empty() && killed < fewer_kill_runs(5) {
+        round += 1;
+        assert!(round < 20 * fewer_kill_runs(5), "it is always faster than the kill");
+        let bucket = &servers[round as usize % servers.len()];
+        let key = format!("{round}/vm.ova");
+        let mut args = crate::ova::pack(&disks, &local, &OFTEN);
+        *args.last_mut().unwrap() = bucket.url(&key);
+        let upload = Upload { bucket, args, key, image: &image };
+        let (more, parts) = kill_and_go_on(&upload, &dir.path().join(round.to_string()), &mut rng);
+        (killed, kept) = (killed + more, kept + parts);
+    }
+    println!("{killed} uploads of appliances killed, {kept} parts not sent again");
+}
+
+#[test]
+fn killed_uploads_to_azure_end_in_the_object_of_an_undisturbed_run() {
+    let Some(bucket) = Bucket::new(Server::Azurite) else { return };
+    let dir = scratch();
+    let source = dir.path().join("source.raw");
+    make_disk(&source, 55, (58 << 20) + 512);
+    let (kind, mut rng) = (&KINDS[1], Rng::new(55));
+    let local = dir.path().join("disk.qcow2");
+    run(kind.convert(&source, &local)).expect(0);
+    let image = read(&local);
+    let (mut killed, mut kept, mut round) = (0, 0, 0);
+    while killed < fewer_kill_runs(5) {
+        round += 1;
+        assert!(round < 20 * fewer_kill_runs(5), "it is always faster than the kill");
+        let key = format!("{round}/disk.qcow2");
+        let mut args = kind.convert(&source, Path::new(&bucket.url(&key)));
+        args.extend(OFTEN.map(str::to_owned));
+        let upload = Upload { bucket: &bucket, args, key, image: &image };
+        let (more, parts) = kill_and_go_on(&upload, &dir.path().join(round.to_string()), &mut rng);
+        (killed, kept) = (killed + more, kept + parts);
+    }
+    println!("{killed} uploads to Azure killed, {kept} parts not sent again");
 }
