@@ -7,6 +7,7 @@ pub(crate) mod object;
 mod options;
 mod place;
 mod report;
+mod small;
 
 use std::{
     fs, io,
@@ -33,6 +34,7 @@ pub(crate) use self::{
         size_of_output, worst_len, write_beside,
     },
     report::tree_digest,
+    small::{Readers, partial_of},
 };
 use crate::{
     error::{Error, Result},

@@ -8,7 +8,10 @@ use std::{
 
 #[cfg(feature = "cloud")]
 use super::object;
-use super::{ConversionOptions, ConversionSource};
+use super::{
+    ConversionOptions, ConversionSource,
+    small::{Readers, write_whole},
+};
 use crate::{
     error::{Error, Result},
     pipeline::target::{TargetPaths, same_file},
@@ -97,7 +100,7 @@ pub(crate) async fn remove_output(output: &Path, options: &ConversionOptions) ->
     }
 }
 
-/// Writes what stands beside images: an object, or by `local` a file; whole or not at all.
+/// Writes what stands beside images, an object or a file, whole or not at all.
 ///
 /// # Errors
 /// It cannot be written.
@@ -105,14 +108,14 @@ pub(crate) async fn write_beside(
     output: &Path,
     bytes: &[u8],
     options: &ConversionOptions,
-    local: fn(&Path, &[u8]) -> Result<()>,
+    readers: Readers,
 ) -> Result<()> {
     match output.to_str() {
         #[cfg(feature = "cloud")]
         Some(url) if is_object_url(url) => object::put_object(url, bytes, options).await,
         _ => {
             let _ = options;
-            local(output, bytes)
+            write_whole(output, bytes, readers)
         }
     }
 }

@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use super::{
     Export, ExportOptions, Packaging,
-    output::{self, Form, Places, descriptions, partial_of},
+    output::{Form, Places, descriptions},
     prepare::{Means, Prepared, has_references},
     record::{ExportRecord, LeftOutRecord, RECORD_VERSION, SourceRecord},
     run::Run,
 };
 use crate::{
-    conversion::{Target, files_of, refuse_inputs, write_beside},
+    conversion::{Readers, Target, files_of, partial_of, refuse_inputs, write_beside},
     error::{Error, ErrorKind, Result},
     kubevirt::{ExportSource, Snapshot, now, types::VirtualMachine},
     pack::PackTarget,
@@ -149,7 +149,7 @@ impl Export {
 
     /// Writes a small file, or a small object.
     async fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        write_beside(path, bytes, &self.options.conversion, output::write_whole).await
+        write_beside(path, bytes, &self.options.conversion, Readers::Owner).await
     }
 }
 

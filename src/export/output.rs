@@ -2,13 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::OFlags;
 use vmferry_formats::Format;
 
 use super::{ExportTarget, Packaging, space};
@@ -262,35 +259,6 @@ pub(super) fn remove_files(paths: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Writes a small file, whole or not at all, readable by its owner alone. What stands under the name
-/// that it has meanwhile is removed, never followed or written to.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = partial_of(path);
-    let write = || {
-        match fs::remove_file(&partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        options.custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0));
-        let mut file = options.open(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        // The name is durable when its directory is.
-        File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
-    };
-    write().map_err(|error| Error::io("write", path, error))
-}
-
-/// What a small file is called until it is whole.
-pub(super) fn partial_of(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    path.with_file_name(name)
-}
-
 /// An output as records call it: by its name beside them.
 pub(super) fn shown(places: &Places, target: &Target) -> String {
     match (places.directory(), target) {
@@ -348,47 +316,5 @@ mod tests {
             let error = places.outputs(&volumes(&["root", "data"]), Form::Images(Format::Raw)).unwrap_err();
             assert!(error.hint().unwrap().contains("root, data"), "{error}");
         }
-    }
-
-    #[test]
-    fn small_files_are_written_whole_and_for_their_owner() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("vm.yaml");
-        write_whole(&path, b"one").unwrap();
-        write_whole(&path, b"two").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn small_files_never_follow_what_was_left_under_their_name() {
-        use std::os::unix::fs::{PermissionsExt as _, symlink};
-        let directory = tempfile::tempdir().unwrap();
-        let (path, victim) = (directory.path().join("vm.yaml"), directory.path().join("victim"));
-        let partial = directory.path().join("vm.yaml.partial");
-        fs::write(&victim, b"theirs").unwrap();
-        symlink(&victim, &partial).unwrap();
-        write_whole(&path, b"ours").unwrap();
-        assert_eq!(fs::read(&victim).unwrap(), b"theirs");
-        assert!(!fs::symlink_metadata(&path).unwrap().is_symlink());
-        assert_eq!(fs::read(&path).unwrap(), b"ours");
-
-        fs::write(&partial, b"an old one that everybody may read").unwrap();
-        fs::set_permissions(&partial, fs::Permissions::from_mode(0o644)).unwrap();
-        write_whole(&path, b"again").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"again");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(!partial.exists());
-
-        // The name itself may be a link too.
-        fs::remove_file(&path).unwrap();
-        symlink(&victim, &path).unwrap();
-        write_whole(&path, b"whole").unwrap();
-        assert_eq!(
-            (fs::read(&victim).unwrap(), fs::read(&path).unwrap()),
-            (b"theirs".into(), b"whole".into())
-        );
     }
 }

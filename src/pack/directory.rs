@@ -1,14 +1,11 @@
 //! An appliance as a directory: each disk an ordinary conversion, then what describes them.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::{self, File},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rustix::fs::{CWD, RenameFlags};
 use vmferry_formats::{
     WriterSpec,
     ova::{FileNumbers, ManifestHash},
@@ -18,7 +15,7 @@ use vmferry_formats::{
 use super::{Pack, PackEvent, PackReport, PackedDisk, container::file_hash, left::is_remote};
 use crate::{
     conversion::{
-        Conversion, ConversionOptions, ConversionReport, ResumePolicy, Target, check_output_free,
+        Conversion, ConversionOptions, ConversionReport, Readers, ResumePolicy, Target, check_output_free,
         job::{JobDisk, hash_file},
         paths_of, write_beside,
     },
@@ -233,9 +230,9 @@ impl Pack {
         drop(tail);
         for (name, content) in files {
             len += content.len() as u64;
-            write_beside(&directory.join(name), &content, options, write_whole).await?;
+            write_beside(&directory.join(name), &content, options, Readers::Anyone).await?;
         }
-        write_beside(&directory.join(&self.names.descriptor), &descriptor, options, write_whole).await?;
+        write_beside(&directory.join(&self.names.descriptor), &descriptor, options, Readers::Anyone).await?;
         sync(directory)?;
         Ok(len)
     }
@@ -291,31 +288,6 @@ struct Run {
     ended: Vec<DiskEnd>,
     reports: Vec<ConversionReport>,
     warnings: Vec<String>,
-}
-
-/// Writes a small file, whole or not at all. What has its name was either allowed to be overwritten, or
-/// is of this very appliance: it was looked for before.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = partial_of(path);
-    let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        rustix::fs::renameat_with(CWD, &partial, CWD, path, RenameFlags::empty()).map_err(io::Error::from)
-    };
-    write().map_err(|error| Error::io("write", path, error))
-}
-
-/// Where a small file is until it is whole.
-pub(super) fn partial_of(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    path.with_file_name(name)
 }
 
 pub(super) fn sync(directory: &Path) -> Result<()> {

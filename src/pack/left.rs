@@ -7,14 +7,11 @@ use std::{
 
 use vmferry_formats::ovf::safe_name;
 
-use super::{
-    Pack,
-    directory::{partial_of, sync},
-};
+use super::{Pack, directory::sync};
 use crate::{
     conversion::{
-        ConversionOptions, ResumePolicy, check_output_free, files_of, is_object_url, job::JobDisk, paths_of,
-        refuse_inputs, refuse_parts, refuse_sources, remove_output, size_of_output,
+        ConversionOptions, ResumePolicy, check_output_free, files_of, is_object_url, job::JobDisk,
+        partial_of, paths_of, refuse_inputs, refuse_parts, refuse_sources, remove_output, size_of_output,
     },
     error::{Error, FormatContext as _, Result},
     pipeline::{
