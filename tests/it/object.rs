@@ -3,6 +3,7 @@
 mod fake_gcs;
 mod gc;
 mod kill;
+mod memory;
 mod moments;
 mod proxy;
 mod read;
