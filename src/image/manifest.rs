@@ -11,7 +11,10 @@ use super::ReadOptions;
 use crate::source;
 use crate::{
     error::{Error, Result},
-    pipeline::{manifest::Manifest, target::TargetPaths},
+    pipeline::{
+        manifest::{ContainerManifest, Manifest},
+        target::TargetPaths,
+    },
     source::Kind,
 };
 
@@ -57,6 +60,40 @@ impl ManifestText {
         #[cfg(not(feature = "cloud"))]
         let _only_objects_take_memory = options;
         Ok(Self::File(path))
+    }
+
+    /// That beside the object at `location`, if there is one. Whether there is cannot be told where that is
+    /// refused.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub(super) async fn beside_object(location: &str, options: &ReadOptions) -> Result<Option<Self>> {
+        #[cfg(feature = "cloud")]
+        if let Kind::Object(archive) = Kind::of(location)? {
+            let object = archive.child(".vmferry.jsonl");
+            match source::object_is_there(&object, &options.source).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(error) => {
+                    tracing::warn!("cannot look for a manifest: {error}");
+                    return Ok(None);
+                }
+            }
+            let text = source::read_object(&object, options.memory / MANIFEST_SHARE, &options.source).await?;
+            return Ok(Some(Self::Object { name: object.to_string(), text }));
+        }
+        let _nothing_is_beside = (location, options);
+        Ok(None)
+    }
+
+    /// What it says of a container, if it agrees with itself.
+    pub(super) async fn check_container(&self) -> Result<ContainerManifest> {
+        let (reader, name) = (self.reader()?, self.name());
+        let read = tokio::task::spawn_blocking(move || {
+            ContainerManifest::read(reader)
+                .map_err(|error| error.with_hint(format!("{} cannot serve as proof", name.display())))
+        });
+        read.await.map_err(|error| Error::failed("reading the manifest panicked").with_source(error))?
     }
 
     /// What it says, if it agrees with itself.

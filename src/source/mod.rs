@@ -29,7 +29,7 @@ pub(crate) use self::appliance::stated_size;
 #[cfg(feature = "cloud")]
 pub(crate) use self::http::{Answered, Ask, Authority, Refusal, SignedClient};
 #[cfg(feature = "cloud")]
-pub(crate) use self::object::read_object;
+pub(crate) use self::object::{object_is_there, read_object};
 pub use self::{
     appliance::{Appliance, ApplianceDisk, ApplianceFile, ApplianceKind, DiskChoice, FileRole, Obstacle},
     file::FileStore,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    object::{Act, ObjectLocation, Signing, Store},
+    object::{Act, ObjectClient, ObjectLocation, Signing, Store},
     pipeline::buffer::Buffer,
 };
 
@@ -57,4 +57,14 @@ pub(crate) async fn read_object(
     }
     let store: Arc<dyn ByteStore> = Arc::new(store);
     read_range(&store, 0, to_usize(size)).await.map(Buffer::freeze)
+}
+
+/// Whether there is an object.
+///
+/// # Errors
+/// The store refuses, or cannot be reached.
+pub(crate) async fn object_is_there(location: &ObjectLocation, options: &SourceOptions) -> Result<bool> {
+    let store = Store::open(location, &options.store).await?;
+    let client = ObjectClient::new(&store, location).await?;
+    client.head(location).await.map(|found| found.is_some())
 }

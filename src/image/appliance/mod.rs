@@ -72,7 +72,8 @@ pub async fn verify_appliance(location: &str, options: &ReadOptions) -> Result<A
         checks::manifest(&appliance, sums, &found, &mut checks);
     }
     certificate::check(&appliance, &mut checks);
-    let kept = Kept::find(&appliance, location).await?;
+    let kept = Kept::find(&appliance, location, options).await?;
+    let options = &ReadOptions { memory: options.memory.saturating_sub(kept.memory()), ..options.clone() };
     for disk in appliance.disks() {
         let found = disk.file.as_ref().and_then(|file| found.get(file));
         let expected = kept.of(disk).await?;

@@ -105,10 +105,28 @@ fn an_appliance_is_read_from_a_store() {
         let disk = make_disk(&raw, 11, 6 << 20);
         let other = dir.path().join("data.raw");
         make_disk(&other, 12, 5 << 20);
-        run(crate::ova::pack(&[raw, other], &ova, &[])).expect(0);
+        run(crate::ova::pack(&[raw.clone(), other.clone()], &ova, &[])).expect(0);
         bucket.put("vm.ova", &ova);
         let url = bucket.url("vm.ova");
-        bucket.run(["verify", &url]).expect(0);
+        let verify = |code| bucket.run(["verify", "-o", "json", &url]).expect(code).json();
+        let by_manifest = |report: &serde_json::Value| report.to_string().contains("vm.ova.vmferry.jsonl");
+        assert!(!by_manifest(&verify(0)), "{server:?}");
+        bucket.put("vm.ova.vmferry.jsonl", &dir.path().join("vm.ova.vmferry.jsonl"));
+        let told = verify(0);
+        assert!(by_manifest(&told), "{server:?}: {told}");
+        // That of an appliance with the disks changed for each other.
+        let (elsewhere, twin) = (dir.path().join("twin"), dir.path().join("twin/vm.ova"));
+        fs::create_dir(&elsewhere).unwrap();
+        run(crate::ova::pack(&[other, raw], &twin, &[])).expect(0);
+        bucket.put("vm.ova.vmferry.jsonl", &elsewhere.join("vm.ova.vmferry.jsonl"));
+        verify(3);
+        bucket.put_bytes("vm.ova.vmferry.jsonl", b"{}");
+        let broken = bucket.run(["verify", &url]);
+        assert!(
+            broken.code != Some(0) && broken.stderr.contains("manifest is not valid"),
+            "{}",
+            broken.stderr
+        );
         let out = dir.path().join("out.raw");
         bucket.run(["convert", &url, out.to_str().unwrap(), "--disk", "1"]).expect(0);
         assert!(read(&out) == disk, "{server:?}");
