@@ -55,7 +55,8 @@ impl UploadArgs {
         remote_journal: bool,
     ) -> ObjectOptions {
         let store = self.new.add_to(store);
-        ObjectOptions { store, part_size: self.part_size, rate: rate.map(Rate::new), remote_journal }
+        let (part_size, rate) = (self.part_size, rate.map(Rate::new));
+        ObjectOptions { store, part_size, rate, remote_journal, vm: None }
     }
 }
 

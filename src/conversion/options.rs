@@ -69,6 +69,8 @@ pub struct ObjectOptions {
     /// Whether the journal lies beside the object, so that a run on another machine can go on. The file
     /// that `ConversionOptions::journal` names is a copy then.
     pub remote_journal: bool,
+    /// The VM whose disks they hold, as `namespace/name`: markers and the metadata of objects name it.
+    pub vm: Option<String>,
 }
 
 impl ConversionOptions {

@@ -53,6 +53,9 @@ impl ExportBuilder {
 
     /// The export. Nothing is asked or made before it runs.
     pub fn build(self) -> Export {
-        self.0
+        let export = self.0;
+        #[cfg(feature = "cloud")]
+        let export = export.telling_objects();
+        export
     }
 }

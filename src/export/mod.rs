@@ -208,6 +208,16 @@ impl fmt::Debug for Export {
 }
 
 impl Export {
+    /// The same, whose objects and their markers name the VM.
+    #[cfg(feature = "cloud")]
+    fn telling_objects(mut self) -> Self {
+        if let ExportOf::Vm(name) = &self.of {
+            let vm = format!("{}/{name}", self.cluster.namespace());
+            self.options.conversion.object.vm.get_or_insert(vm);
+        }
+        self
+    }
+
     /// Sets up an export from `cluster` (and the namespace it works in) to `target`.
     pub fn builder(cluster: Cluster, of: ExportOf, target: ExportTarget) -> ExportBuilder {
         ExportBuilder::new(cluster, of, target)

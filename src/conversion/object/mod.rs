@@ -43,6 +43,8 @@ pub(crate) struct ObjectPlace {
     force: bool,
     /// Whether the journal is to lie beside the object.
     remote: bool,
+    /// The VM, as `namespace/name`.
+    vm: Option<String>,
 }
 
 /// How far the last step of an upload came.
@@ -78,6 +80,7 @@ impl ObjectPlace {
             rate: options.object.rate.clone(),
             force: options.force,
             remote: options.object.remote_journal,
+            vm: options.object.vm.clone(),
         })
     }
 
@@ -149,7 +152,7 @@ impl ObjectPlace {
 
     async fn mark(&self, header: &ObjectHeader, id: String) -> Result<()> {
         let marked = MarkedUpload { key: self.location.key().to_owned(), id };
-        Marker::new(&header.run, None, vec![marked])?.write(&self.store, &self.location).await
+        Marker::new(&header.run, self.vm.clone(), vec![marked])?.write(&self.store, &self.location).await
     }
 
     async fn create_upload(&self, header: &ObjectHeader) -> Result<MultipartId> {
@@ -157,10 +160,17 @@ impl ObjectPlace {
         let creation = match self.store.scheme() {
             // Azure knows no uploads, only blocks that nobody has made a blob of.
             Scheme::Azure => PutMultipartOptions::default(),
-            Scheme::Gcs | Scheme::S3 => self.store.creation(&metadata(header)),
+            Scheme::Gcs | Scheme::S3 => self.store.creation(&self.metadata(header)),
         };
         let created = self.store.parts.create_multipart_opts(&path, creation).await;
         created.map_err(|error| object_error(&self.location, Act::Create, error))
+    }
+
+    /// What an object is made with beside what the user says.
+    fn metadata(&self, header: &ObjectHeader) -> Vec<(&'static str, String)> {
+        let tool = concat!("vmferry/", env!("CARGO_PKG_VERSION")).to_owned();
+        let vm = self.vm.clone().map(|vm| (VM_METADATA, vm));
+        [(RUN_METADATA, header.run.clone()), (TOOL_METADATA, tool)].into_iter().chain(vm).collect()
     }
 
     /// Where the parts of `upload` are sent.
@@ -265,7 +275,8 @@ impl ObjectPlace {
         let ids: Vec<PartId> = parts.iter().map(|part| PartId { content_id: part.id.clone() }).collect();
         if self.store.scheme() == Scheme::Azure {
             let own = self.store.options().metadata.iter().cloned();
-            let metadata: Vec<_> = metadata(header)
+            let metadata: Vec<_> = self
+                .metadata(header)
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
                 .chain(own)
@@ -380,14 +391,6 @@ impl There {
     }
 }
 
-/// What an object is made with beside what the user says.
-fn metadata(header: &ObjectHeader) -> [(&'static str, String); 2] {
-    [
-        (RUN_METADATA, header.run.clone()),
-        (TOOL_METADATA, concat!("vmferry/", env!("CARGO_PKG_VERSION")).to_owned()),
-    ]
-}
-
 fn is_made_by(found: &ObjectHead, run: &str, size: u64) -> bool {
     found.size == size && found.run.as_deref() == Some(run)
 }
@@ -402,6 +405,9 @@ pub(crate) fn paths(url: &str, options: &ConversionOptions) -> Result<TargetPath
         ObjectLocation::parse(url)?.map_or_else(|| url.to_owned(), |location| location.to_string());
     TargetPaths::of_object(&location, endpoint, options.journal.as_deref(), options.force)
 }
+
+/// Metadata of an object that names the VM whose disks it holds.
+const VM_METADATA: &str = "vmferryvm";
 
 /// Metadata of an object that names the program.
 const TOOL_METADATA: &str = "vmferrytool";

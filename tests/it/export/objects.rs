@@ -41,7 +41,7 @@ fn assert_same(bucket: &Bucket, prefix: &str, directory: &Path, scratch: &Path) 
 
 #[test]
 fn a_vm_goes_straight_into_a_bucket() {
-    for server in Server::S3 {
+    for server in [Server::S3s, Server::Moto, Server::Azurite] {
         let Some(bucket) = Bucket::new(server) else { continue };
         let cluster = Cluster::start(Config::default());
         web(&cluster);
@@ -63,6 +63,7 @@ fn a_vm_goes_straight_into_a_bucket() {
         cluster.run(place.path(), &["demo/web", "--output", "web.ova"]).expect(0);
         bucket.get("web.ova", &place.path().join("fetched"));
         assert!(read(&place.path().join("fetched")) == read(&place.path().join("web.ova")), "other bytes");
+        assert_eq!(bucket.head("web.ova")["metadata"]["vmferryvm"], "demo/web", "{server:?}");
         cluster.assert_clean();
         assert!(listing(&place.path().join("state/vmferry")).is_empty());
         assert!(bucket.list().iter().all(|key| !key.contains(".vmferry/")), "{:?}", bucket.list());
