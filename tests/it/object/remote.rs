@@ -11,7 +11,7 @@ use vmferry_formats::testkit::Rng;
 use super::{
     kill::{part_of, safe_parts, wait},
     proxy::{Fault, Proxy},
-    servers::{Bucket, Server},
+    servers::{Bucket, KEY_ID, SECRET, Server},
     write::{left_in, run_in},
 };
 use crate::{
@@ -215,6 +215,19 @@ fn gc_removes_what_was_kept_and_another_mode_is_refused() {
     wait_for("segments", || segments(&bucket).len() > 1);
     child.kill().unwrap();
     child.wait().unwrap();
+    // Nothing secret is in what was left.
+    let state = dir.path().join("state/vmferry");
+    let mut left: Vec<Vec<u8>> = left_in(dir.path()).iter().map(|name| read(&state.join(name))).collect();
+    for key in bucket.list().iter().filter(|key| !key.ends_with(".pin")) {
+        let file = dir.path().join("fetched");
+        bucket.get(key, &file);
+        left.push(read(&file));
+    }
+    assert!(left.len() >= 4, "journal, pins, marker, segments");
+    for bytes in left {
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains(SECRET) && !text.contains("AWS4-HMAC") && !text.contains(KEY_ID), "{text}");
+    }
     let refused = run_in(&through, dir.path(), &args).expect(5);
     assert!(refused.stderr.contains("--journal remote"), "{}", refused.stderr);
     bucket.run(["gc", &bucket.url("vms"), "--yes", "--all"]).expect(0);
