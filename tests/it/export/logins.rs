@@ -310,7 +310,7 @@ fn a_cluster_that_does_not_answer_as_it_should_is_explained() {
     for (kind, says) in [
         (FaultKind::Delay { pause: Duration::from_secs(20) }, "did not answer within 1 s"),
         (FaultKind::Status { code: 500 }, "(500)"),
-        (FaultKind::Status { code: 200 }, "is not as KubeVirt describes it"),
+        (FaultKind::Status { code: 200 }, "is about something else"),
         (FaultKind::CutAfter { bytes: 10 }, "cannot reach the cluster at"),
     ] {
         cluster.sim.clear_faults();
