@@ -278,7 +278,7 @@ fn killed_uploads_of_appliances_end_in_the_object_of_an_undisturbed_run() {
     while !servers.is_empty() && killed < fewer_kill_runs(5) {
         round += 1;
         assert!(round < 20 * fewer_kill_runs(5), "it is always faster than the kill");
-        let bucket = &servers[round as usize % servers.len()];
+        let bucket = &servers[usize::try_from(round).unwrap() % servers.len()];
         let key = format!("{round}/vm.ova");
         let mut args = crate::ova::pack(&disks, &local, &OFTEN);
         *args.last_mut().unwrap() = bucket.url(&key);
