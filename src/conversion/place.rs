@@ -60,11 +60,14 @@ pub(crate) async fn size_of_output(
     match output.to_str() {
         #[cfg(feature = "cloud")]
         Some(url) if is_object_url(url) => object::size_of_object(url, options).await,
-        _ => match fs::symlink_metadata(output) {
-            Ok(found) => Ok(Some(found.len())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("look at", output, error)),
-        },
+        _ => {
+            let _ = options;
+            match fs::symlink_metadata(output) {
+                Ok(found) => Ok(Some(found.len())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(Error::io("look at", output, error)),
+            }
+        }
     }
 }
 

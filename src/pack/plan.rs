@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use vmferry_formats::Format;
 
-use super::{Pack, PackTarget};
+use super::Pack;
+#[cfg(feature = "cloud")]
+use super::PackTarget;
 #[cfg(feature = "cloud")]
 use crate::conversion::{UploadPlan, is_object_url};
 use crate::{conversion::worst_len, error::Result, source::SourceFormat};

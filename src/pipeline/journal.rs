@@ -385,6 +385,7 @@ pub(crate) struct Journal {
 
 /// What of a journal is kept elsewhere.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "only the journals of objects are"))]
 struct Mirrored {
     mirror: Box<dyn Mirror>,
     /// The runtime that it needs.
@@ -489,11 +490,13 @@ impl Journal {
     }
 
     /// Bytes in it.
+    #[cfg(feature = "cloud")]
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
     /// Keeps a copy of what is appended from here on by `mirror`, in the runtime that this is called in.
+    #[cfg(feature = "cloud")]
     pub(crate) fn mirror_to(&mut self, mirror: Option<Box<dyn Mirror>>) {
         let (at, lines) = (self.end, Vec::new());
         self.mirror = mirror.map(|mirror| Mirrored { mirror, runtime: Handle::current(), at, lines });
