@@ -146,6 +146,7 @@ const REMOTE: &str = "remote";
 
 impl WritingArgs {
     /// Whether the journal lies beside the object.
+    #[cfg(feature = "cloud")]
     pub(super) fn is_remote(&self) -> bool {
         self.resume.is_remote()
     }

@@ -52,11 +52,7 @@ pub(crate) fn paths_of(output: &Path, options: &ConversionOptions, force: bool) 
 ///
 /// # Errors
 /// It cannot be looked at.
-pub(crate) async fn size_of_output(
-    output: &Path,
-    #[cfg_attr(not(feature = "cloud"), expect(unused_variables, reason = "only stores have options"))]
-    options: &ConversionOptions,
-) -> Result<Option<u64>> {
+pub(crate) async fn size_of_output(output: &Path, options: &ConversionOptions) -> Result<Option<u64>> {
     match output.to_str() {
         #[cfg(feature = "cloud")]
         Some(url) if is_object_url(url) => object::size_of_object(url, options).await,

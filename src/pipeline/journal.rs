@@ -385,7 +385,6 @@ pub(crate) struct Journal {
 
 /// What of a journal is kept elsewhere.
 #[derive(Debug)]
-#[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "only the journals of objects are"))]
 struct Mirrored {
     mirror: Box<dyn Mirror>,
     /// The runtime that it needs.
