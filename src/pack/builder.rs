@@ -169,9 +169,12 @@ pub(super) fn names(
     };
     check_name(&names.certificate).context(|| "the name of the appliance cannot be used".into())?;
     for name in &names.disks {
-        let taken = [&names.manifest, &names.certificate];
-        if taken.iter().any(|taken| taken.eq_ignore_ascii_case(name)) {
-            return Err(Error::usage(format!("a disk cannot be called {name}, as the manifest is")));
+        let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+        if TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(extension)) {
+            return Err(Error::usage(format!(
+                "an image cannot be called {name}: what ends in .{extension} is something else of an appliance"
+            ))
+            .with_hint(format!("let its name end in .{}", format.name())));
         }
     }
     Ok(names)
@@ -188,3 +191,7 @@ pub(super) fn base_of(target: &PackTarget) -> Result<String> {
         None => Err(Error::usage(format!("{} gives the appliance no name", path.display()))),
     }
 }
+
+/// Extensions of what lies beside images: readers know descriptor, manifest and certificate by theirs alone, and
+/// files that are being written have the others.
+const TAKEN: [&str; 6] = ["ovf", "mf", "cert", "partial", "journal", "jsonl"];

@@ -405,6 +405,10 @@ fn what_cannot_be_an_archive_is_refused_and_nothing_is_left() {
     refused(pack(&disks, &output, &["--disk-format", "qcow2"]), 2, "streamOptimized");
     refused(pack(&disks, &output, &["--disk-name", "x/y", "--disk-name", "z"]), 2, "OVA");
     refused(pack(&disks, &output, &["--disk-name", "a.vmdk", "--disk-name", "A.VMDK"]), 2, "OVA");
+    // Readers know these files by their extensions, and two of a kind are one too many.
+    for name in ["a.ovf", "a.MF", "a.cert"] {
+        refused(pack(&disks[..1], &output, &["--disk-name", name]), 2, "something else");
+    }
     refused(pack(&disks, &output, &["--digest", "none", "--verify"]), 2, "--verify");
     refused(pack(&disks[..1], &output, &["--disk", "/nowhere/at.all"]), 1, "/nowhere/at.all");
     refused(pack(&disks[..1], &output, &["--journal", disks[1].to_str().unwrap()]), 5, "not a journal");

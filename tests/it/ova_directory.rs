@@ -92,7 +92,7 @@ fn no_input_is_written_over_or_removed() {
     let foreign = directory.path().join("foreign.ovf");
     fs::write(&foreign, FOREIGN).unwrap();
     for (option, name, from, output, more) in [
-        ("--ovf", "desc.ovf", foreign.as_path(), &place, &["--disk-name", "desc.ovf"][..]),
+        ("--ovf", "desc.xml", foreign.as_path(), &place, &["--disk-name", "desc.xml"][..]),
         ("--ovf", "vm.mf", &foreign, &place, &[]),
         ("--descriptor", "vm.ovf.partial", Path::new(template), &place, &[]),
         ("--vm", "vm.ovf", Path::new(VM), &place, &[]),
@@ -192,6 +192,21 @@ fn what_is_in_the_way_is_refused_before_anything_is_written() {
         assert!(said.contains(&format!("{name} exists")), "{name}: {said}");
         assert_eq!(listing(&place), [name]);
         fs::remove_file(place.join(name)).unwrap();
+    }
+}
+
+/// The descriptor would be written over the image, and the run would end well.
+#[test]
+fn no_image_is_called_as_what_is_written_beside_it() {
+    let directory = scratch();
+    let disks = [directory.path().join("a.raw")];
+    make_disk(&disks[0], 635, 1 << 20);
+    let place = directory.path().join("vm");
+    for name in ["vm.ovf.partial", "vm.mf.partial", "vm.ovf.partial.journal", "a.vmdk.vmferry.jsonl", "a.OVF"]
+    {
+        let said = run(pack(&disks, &place, &["--format", "ovf", "--disk-name", name])).expect(2).stderr;
+        assert!(said.contains("something else") && said.contains(".vmdk"), "{name}: {said}");
+        assert!(!place.exists(), "{name}");
     }
 }
 
