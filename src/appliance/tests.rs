@@ -383,3 +383,29 @@ fn what_is_not_a_vm_or_says_too_little_is_refused() {
     vm["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"sockets": 4_000_000_000_u64, "cores": 4});
     assert!(of_vm(&vm).unwrap_err().to_string().contains("CPUs"));
 }
+
+#[test]
+fn numbers_that_are_none_do_not_become_defaults() {
+    for (place, value) in [
+        ("cpu/cores", json!("4")),
+        ("cpu/cores", json!(3.5)),
+        ("cpu/threads", json!(-1)),
+        ("cpu/sockets", json!(1_u64 << 32)),
+        ("cpu/maxSockets", json!([8])),
+        ("memory/guest", json!("4GB")),
+        ("memory/guest", json!(-1)),
+        ("memory/guest", json!("99Ei")),
+        ("memory/maxGuest", json!(true)),
+    ] {
+        let mut vm = small_vm();
+        let (part, name) = place.split_once('/').unwrap();
+        vm["spec"]["template"]["spec"]["domain"][part][name] = value.clone();
+        let error = of_vm(&vm).unwrap_err();
+        let field = format!("domain.{part}.{name} is {value}");
+        assert!(error.kind() == ErrorKind::Usage && error.to_string().contains(&field), "{error}");
+    }
+    // To KubeVirt 0 is as if it were not there.
+    let mut vm = small_vm();
+    vm["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"sockets": 0, "cores": 0, "threads": null});
+    assert_eq!(of_vm(&vm).unwrap().0.cpu.count(), Some(1));
+}

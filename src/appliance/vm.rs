@@ -21,7 +21,7 @@ use crate::{
 /// instancetype and preference written out (`expand-spec`).
 ///
 /// # Errors
-/// It is not a VM, or does not say how much memory it has.
+/// It is not a VM, does not say how much memory it has, or has something else where a number must be.
 pub fn of_vm(vm: &Value) -> Result<(Hardware, Vec<Warning>)> {
     of_vm_with(vm, &VmSeen::default())
 }
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
 
     fn cpu(&mut self) -> Result<Cpu> {
         let field = |name: &str| self.count(&format!("/domain/cpu/{name}"));
-        let (sockets, cores, threads) = (field("sockets"), field("cores"), field("threads"));
+        let (sockets, cores, threads) = (field("sockets")?, field("cores")?, field("threads")?);
         let mut cpu = Cpu {
             sockets: sockets.unwrap_or(1),
             cores: cores.unwrap_or(1),
@@ -110,11 +110,9 @@ impl<'a> Reader<'a> {
         };
         if sockets.or(cores).or(threads).is_none() {
             self.is_expanded("how many CPUs")?;
-            let asked = ["limits", "requests"].iter().find_map(|list| {
-                let quantity = self.get(&format!("/domain/resources/{list}/cpu"))?;
-                quantity_of(quantity).and_then(|count| u32::try_from(count).ok())
-            });
-            cpu.sockets = asked.unwrap_or(1).max(1);
+            let asked = self.first_of(&["/domain/resources/limits/cpu", "/domain/resources/requests/cpu"])?;
+            // Too many are refused with those that are.
+            cpu.sockets = asked.map_or(1, |count| u32::try_from(count).unwrap_or(u32::MAX));
         }
         if cpu.count().is_none() {
             return Err(Error::usage(format!(
@@ -122,7 +120,7 @@ impl<'a> Reader<'a> {
                 cpu.sockets, cpu.cores, cpu.threads
             )));
         }
-        cpu.can_grow = self.count("/domain/cpu/maxSockets").is_some_and(|most| most > cpu.sockets);
+        cpu.can_grow = self.count("/domain/cpu/maxSockets")?.is_some_and(|most| most > cpu.sockets);
         if cpu.threads > 1 {
             self.warn(
                 "domain.cpu.threads",
@@ -156,15 +154,13 @@ impl<'a> Reader<'a> {
 
     /// Bytes of memory, and whether there can be more.
     fn memory(&mut self) -> Result<(u64, bool)> {
-        let quantity = |pointer: &str| self.get(pointer).and_then(quantity_of).filter(|bytes| *bytes > 0);
-        let places = [
+        let memory = self.first_of(&[
             "/domain/memory/guest",
             "/domain/resources/requests/memory",
             "/domain/resources/limits/memory",
             "/domain/memory/hugepages/pageSize",
-        ];
-        let memory = places.iter().find_map(|place| quantity(place));
-        let most = quantity("/domain/memory/maxGuest");
+        ])?;
+        let most = self.first_of(&["/domain/memory/maxGuest"])?;
         if self.is_set("/domain/memory/hugepages") {
             self.warn(
                 "domain.memory.hugepages",
@@ -279,9 +275,36 @@ impl<'a> Reader<'a> {
         self.get(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    fn count(&self, pointer: &str) -> Option<u32> {
-        count_of(self.get(pointer)?)
+    /// A number from 1; 0 is none, as it is to KubeVirt. What is no number must not become a default in silence.
+    fn count(&self, pointer: &str) -> Result<Option<u32>> {
+        let Some(value) = self.get(pointer).filter(|value| !value.is_null()) else { return Ok(None) };
+        match value.as_u64().and_then(|count| u32::try_from(count).ok()) {
+            Some(count) => Ok(Some(count).filter(|count| *count > 0)),
+            None => Err(no_number(pointer, value, "write a whole number, without quotation marks")),
+        }
     }
+
+    /// The first of the quantities that is set and not 0.
+    fn first_of(&self, pointers: &[&str]) -> Result<Option<u64>> {
+        for pointer in pointers {
+            let Some(value) = self.get(pointer).filter(|value| !value.is_null()) else { continue };
+            match quantity_of(value) {
+                Some(0) => {}
+                Some(quantity) => return Ok(Some(quantity)),
+                None => {
+                    return Err(no_number(pointer, value, "write a quantity of Kubernetes: 4Gi, 512Mi, 2"));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn no_number(pointer: &str, value: &Value, hint: &str) -> Error {
+    let field = pointer.replace('/', ".");
+    let value: String = value.to_string().chars().take(64).collect();
+    Error::usage(format!("the VM's spec.template.spec{field} is {value}, which is no number that can be"))
+        .with_hint(hint)
 }
 
 /// A number from 1.
