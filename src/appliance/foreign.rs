@@ -1,5 +1,7 @@
 //! A descriptor of any making as [`Hardware`], to be described anew with other files.
 
+use std::collections::{BTreeSet, HashSet};
+
 use vmferry_formats::ovf::{self, Envelope, Item, bytes_per_unit, resource};
 
 use super::{
@@ -39,12 +41,18 @@ pub fn of_ovf(envelope: &Envelope) -> Result<(Hardware, Vec<Warning>)> {
         reader.item(item)?;
     }
     reader.settings();
+    reader.unattached_disks();
     reader.files();
     for what in &envelope.unknown {
         reader.warn(what, "this part of the descriptor is not carried over", "look up what it does");
     }
-    if system.products.len() > 1 {
-        reader.warn("ProductSection", "only the first product is carried over", "nothing to do");
+    reader.products();
+    if let Some(transport) = &system.hardware.transport {
+        reader.warn(
+            "VirtualHardwareSection",
+            format!("the way by which the guest is told its properties ({transport}) is not carried over"),
+            "set up in the guest what it took from there",
+        );
     }
     reader.hardware.memory =
         reader.memory.ok_or_else(|| Error::usage("the descriptor does not say how much memory there is"))?;
@@ -88,6 +96,13 @@ impl Reader<'_> {
                 "nothing to do, if the defaults do",
             );
             return Ok(());
+        }
+        if item.limit.is_some() || item.reservation.is_some_and(|reserved| reserved > 0) {
+            self.warn(
+                &field,
+                "a limit or a reservation is not carried over",
+                "set it after the import, if it matters",
+            );
         }
         match item.resource_type {
             resource::CPU => self.cpu(item)?,
@@ -177,6 +192,40 @@ impl Reader<'_> {
         self.warn(field, message, "insert it after the import, if the guest needs it");
     }
 
+    /// Tells the disks that no item attaches: the guest did not see them.
+    fn unattached_disks(&mut self) {
+        let envelope = self.envelope;
+        let attached: HashSet<&str> =
+            envelope.system.hardware.items.iter().filter_map(Item::disk_id).collect();
+        for disk in envelope.disks.iter().filter(|disk| !attached.contains(disk.id.as_str())) {
+            self.warn(
+                &format!("Disk[{}]", disk.id),
+                "the disk, which no item attaches, is not carried over",
+                "nothing to do, unless it is wanted: add it after the import",
+            );
+        }
+    }
+
+    /// Tells what of the products is not carried over.
+    fn products(&mut self) {
+        let products = &self.envelope.system.products;
+        if products.len() > 1 {
+            self.warn("ProductSection", "only the first product is carried over", "nothing to do");
+        }
+        let is_more = |product: &ovf::Product| {
+            [&product.version, &product.full_version, &product.product_url, &product.vendor_url]
+                .iter()
+                .any(|text| text.is_some())
+        };
+        if products.first().is_some_and(is_more) {
+            self.warn(
+                "ProductSection",
+                "of the product only its name and vendor are carried over, no version and no address",
+                "nothing to do",
+            );
+        }
+    }
+
     /// Tells the files that nothing refers to.
     fn files(&mut self) {
         let envelope = self.envelope;
@@ -208,6 +257,13 @@ impl Reader<'_> {
 
     fn nic(&mut self, item: &Item, field: String) {
         let network = item.connections.first().cloned().unwrap_or_default();
+        if item.connections.len() > 1 {
+            self.warn(
+                &field,
+                format!("of the networks that the card could be in, only {network:?} is carried over"),
+                "choose its network when the appliance is imported",
+            );
+        }
         let model = match item.resource_sub_type.as_deref().unwrap_or_default().to_ascii_lowercase().as_str()
         {
             "e1000" => NicModel::E1000,
@@ -242,14 +298,16 @@ impl Reader<'_> {
         self.hardware.cpu.can_grow = is("cpuHotAddEnabled", "true");
         self.hardware.cpu.is_nesting = is("nestedHVEnabled", "true");
         self.hardware.memory_can_grow = is("memoryHotAddEnabled", "true");
-        let lost = |settings: &[ovf::Setting]| {
-            let lost = settings.iter().filter(|setting| !KNOWN_KEYS.contains(&setting.key.as_str()));
-            lost.map(|setting| setting.key.clone()).collect::<Vec<String>>().join(", ")
-        };
-        for (what, keys) in
-            [("vmw:Config", lost(&hardware.config)), ("vmw:ExtraConfig", lost(&hardware.extra_config))]
-        {
+        let of_items: Vec<&ovf::Setting> = hardware.items.iter().flat_map(|item| &item.config).collect();
+        for (what, settings) in [
+            ("vmw:Config", hardware.config.iter().collect()),
+            ("vmw:ExtraConfig", hardware.extra_config.iter().collect()),
+            ("Item/vmw:Config", of_items),
+        ] {
+            let keys = settings.into_iter().map(|setting| setting.key.as_str());
+            let keys: BTreeSet<&str> = keys.filter(|key| !KNOWN_KEYS.contains(key)).collect();
             if !keys.is_empty() {
+                let keys = keys.into_iter().collect::<Vec<_>>().join(", ");
                 self.warn(
                     what,
                     format!("settings are not carried over: {keys}"),
@@ -361,6 +419,40 @@ mod tests {
         ];
         let ids: Vec<&str> = in_order(&items).iter().map(|item| item.instance_id.as_str()).collect();
         assert_eq!(ids, ["later", "first", "c", "b", "a", "d", "cd"]);
+    }
+
+    #[test]
+    fn what_is_read_and_not_described_anew_is_told() {
+        let setting = |key: &str| ovf::Setting { key: key.into(), value: "1".into() };
+        let item = |id: &str, kind: u16| Item {
+            instance_id: id.into(),
+            resource_type: kind,
+            virtual_quantity: Some(64),
+            config: vec![setting("slotInfo.pciSlotNumber")],
+            ..Item::default()
+        };
+        let disk = |id: &str| ovf::Disk { id: id.into(), capacity: 512, ..ovf::Disk::default() };
+        let items = vec![
+            Item { reservation: Some(64), ..item("1", resource::MEMORY) },
+            Item { limit: Some(1000), reservation: Some(0), ..item("2", resource::CPU) },
+            Item { host_resources: vec!["ovf:/disk/a".into()], ..item("3", resource::DISK) },
+            Item { connections: vec!["lan".into(), "dmz".into()], ..item("4", resource::ETHERNET) },
+        ];
+        let product = ovf::Product { version: Some("7".into()), ..ovf::Product::default() };
+        let envelope = Envelope {
+            disks: vec![disk("a"), disk("b")],
+            system: ovf::VirtualSystem {
+                hardware: ovf::Hardware { items, transport: Some("iso".into()), ..ovf::Hardware::default() },
+                products: vec![product],
+                ..ovf::VirtualSystem::default()
+            },
+            ..Envelope::default()
+        };
+        let (hardware, warnings) = of_ovf(&envelope).unwrap();
+        assert_eq!((hardware.disks.len(), hardware.nics[0].name.as_str()), (1, "lan"));
+        let told: Vec<&str> = warnings.iter().map(|warning| warning.field.as_str()).collect();
+        let expected = ["Item[1]", "Item[2]", "Item[4]", "Item/vmw:Config", "Disk[b]", "ProductSection"];
+        assert_eq!(told, [&expected[..], &["VirtualHardwareSection"]].concat(), "{warnings:?}");
     }
 
     #[test]
