@@ -364,6 +364,25 @@ fn references_that_are_not_written_out_are_told() {
 }
 
 #[test]
+fn annotations_that_change_the_machine_are_told() {
+    let mut vm = small_vm();
+    vm["spec"]["template"]["metadata"] = json!({"annotations": {
+        "hooks.kubevirt.io/hookSidecars": "[{\"image\": \"secret\"}]",
+        "kubevirt.io/ignitiondata": "{}",
+        "vm.kubevirt.io/flavor": "small",
+    }});
+    let (_, warnings) = of_vm(&vm).unwrap();
+    let document = include_str!("../../docs/appliance.md");
+    for name in ["hooks.kubevirt.io/hookSidecars", "kubevirt.io/ignitiondata"] {
+        let field = format!("spec.template.metadata.annotations[{name}]");
+        let told = warnings.iter().filter(|warning| warning.field == field).collect::<Vec<_>>();
+        let [told] = told.as_slice() else { panic!("{name}: {warnings:?}") };
+        assert!(document.contains(&format!("| `{field}` | {} | {} |", told.message, told.remedy)), "{field}");
+    }
+    assert!(!format!("{warnings:?}").contains("secret") && !format!("{warnings:?}").contains("flavor"));
+}
+
+#[test]
 fn what_is_not_a_vm_or_says_too_little_is_refused() {
     for vm in [json!({}), json!({"kind": "Pod", "spec": {"template": {"spec": {}}}}), json!(null), json!([])]
     {

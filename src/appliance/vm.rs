@@ -42,6 +42,7 @@ pub fn of_vm_with(vm: &Value, seen: &VmSeen) -> Result<(Hardware, Vec<Warning>)>
     let mut reader = Reader { vm, spec, seen, warnings: Vec::new() };
     let hardware = reader.hardware()?;
     reader.warn_of_references();
+    reader.warn_of_annotations();
     let mut warnings = reader.warnings;
     account(vm, &mut warnings);
     Ok((hardware, warnings))
@@ -242,6 +243,18 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What KubeVirt itself makes of the template's annotations; those of others make no difference.
+    fn warn_of_annotations(&mut self) {
+        let annotations = self.vm.pointer("/spec/template/metadata/annotations");
+        for (name, message, remedy) in ANNOTATIONS {
+            let value = annotations.and_then(|all| all.get(name)).and_then(Value::as_str);
+            if value.is_some_and(|value| !value.is_empty()) {
+                let field = format!("spec.template.metadata.annotations[{name}]");
+                self.warnings.push(Warning::new(field, message, remedy));
+            }
+        }
+    }
+
     /// Fails if what is missed may stand in an instancetype.
     fn is_expanded(&self, what: &str) -> Result<()> {
         match self.vm.pointer("/spec/instancetype/name").and_then(Value::as_str) {
@@ -334,6 +347,20 @@ const EXPAND: &str = "take the vm.yaml of 'vmferry export', or 'kubectl get --ra
 const REFERENCES: [(&str, &str); 2] = [
     ("instancetype", "CPUs, memory, devices of the host"),
     ("preference", "firmware, Secure Boot, TPM, disk buses, models of network cards"),
+];
+
+/// Annotations of a template that change the machine, what is lost with them, and the remedy.
+const ANNOTATIONS: [(&str, &str, &str); 2] = [
+    (
+        "hooks.kubevirt.io/hookSidecars",
+        "programs changed the machine as it was started, and what they did is not described",
+        "look up what they do, and set it up by hand where the appliance is imported",
+    ),
+    (
+        "kubevirt.io/ignitiondata",
+        "the Ignition configuration is not in the appliance",
+        "nothing to do, once the guest is set up",
+    ),
 ];
 
 const KIND: &str = "VirtualMachine";
