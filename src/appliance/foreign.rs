@@ -34,7 +34,7 @@ pub fn of_ovf(envelope: &Envelope) -> Result<(Hardware, Vec<Warning>)> {
         product: system.products.first().and_then(|product| product.product.clone()),
         vendor: system.products.first().and_then(|product| product.vendor.clone()),
         architecture: Architecture::X86_64,
-        os: system.os.as_ref().map(os_of),
+        os: system.os.as_ref().map(|os| os_of(os, oldest_hardware(envelope))),
         ..Hardware::default()
     };
     for item in in_order(&system.hardware.items) {
@@ -322,8 +322,16 @@ impl Reader<'_> {
     }
 }
 
-/// The operating system: by VMware's name, else by the description, else by the CIM's number.
-fn os_of(section: &ovf::OperatingSystem) -> GuestOs {
+/// The smallest N of the descriptor's `vmx-N`, if it has one.
+fn oldest_hardware(envelope: &Envelope) -> Option<u32> {
+    let families = envelope.system.hardware.system.as_ref()?.system_type.as_deref()?;
+    let numbers = families.split_whitespace().filter_map(|family| family.strip_prefix("vmx-")?.parse().ok());
+    numbers.filter(|number| *number <= NEWEST).min()
+}
+
+/// The operating system: by VMware's name, else by the description, else by the CIM's number. `hardware` is the
+/// N of the descriptor's `vmx-N`.
+fn os_of(section: &ovf::OperatingSystem, hardware: Option<u32>) -> GuestOs {
     let named = section.vmw_os_type.as_deref();
     let texts = [named, section.description.as_deref()].into_iter().flatten();
     let mut hints: Vec<GuestOs> = texts.filter_map(GuestOs::from_hint).collect();
@@ -333,12 +341,15 @@ fn os_of(section: &ovf::OperatingSystem) -> GuestOs {
     // A name that VMware has for several versions says less than a description, if that one is cautious.
     let has_lsilogic = !hints.is_empty() && hints.iter().all(|os| os.has_lsilogic);
     let known = hints.into_iter().next().unwrap_or_else(GuestOs::unknown);
+    // Which hardware came with a name that is not known here is only known to the descriptor.
+    let is_new = named.is_some_and(|named| named != known.vmw_os_type);
+    let hardware = hardware.filter(|_| is_new).unwrap_or(OLDEST);
     GuestOs {
         family: known.family,
         // VMware's tools write 'unknown' or 'other' where the CIM has no number for a system.
         cim_id: if section.id <= CIM_OTHER { known.cim_id } else { section.id },
         vmw_os_type: named.map_or(known.vmw_os_type, str::to_owned),
-        hardware_version: known.hardware_version.max(OLDEST),
+        hardware_version: known.hardware_version.max(hardware).max(OLDEST),
         description: section.description.clone().unwrap_or(known.description),
         has_lsilogic,
     }
@@ -346,6 +357,9 @@ fn os_of(section: &ovf::OperatingSystem) -> GuestOs {
 
 /// `CIM_OperatingSystem.OSType`: 0 is 'unknown', 1 is 'other'.
 const CIM_OTHER: u16 = 1;
+
+/// Virtual hardware beyond which a number is taken for a mistake: vSphere 8 has 21.
+const NEWEST: u32 = 99;
 
 /// Settings that are carried over, and those that say what is so anyway.
 const KNOWN_KEYS: [&str; 12] = [
@@ -368,12 +382,36 @@ mod tests {
     use super::*;
 
     fn read(id: u16, named: Option<&str>, description: Option<&str>) -> GuestOs {
-        os_of(&ovf::OperatingSystem {
+        let os = ovf::OperatingSystem {
             id,
             version: None,
             description: description.map(str::to_owned),
             vmw_os_type: named.map(str::to_owned),
-        })
+        };
+        os_of(&os, None)
+    }
+
+    #[test]
+    fn hardware_of_a_name_that_is_not_known_is_that_of_the_descriptor() {
+        for (named, families, expected) in [
+            ("windows11_64Guest", "vmx-20", 20),
+            ("windows11_64Guest", "virtualbox-2.2 vmx-21 vmx-19", 19),
+            ("windows11_64Guest", "vmx-07", OLDEST),
+            ("windows11_64Guest", "vmx-4000000000", OLDEST),
+            ("windows11_64Guest", "", OLDEST),
+            ("debian12_64Guest", "vmx-13", 17),
+            // What is known is known to have come with older hardware.
+            ("rhel7_64Guest", "vmx-20", OLDEST),
+        ] {
+            let system = ovf::System { system_type: Some(families.into()), ..ovf::System::default() };
+            let os = ovf::OperatingSystem { id: 1, vmw_os_type: Some(named.into()), ..Default::default() };
+            let mut envelope = Envelope::default();
+            (envelope.system.hardware.system, envelope.system.os) = (Some(system), Some(os));
+            envelope.system.hardware.items =
+                vec![Item { resource_type: resource::MEMORY, virtual_quantity: Some(64), ..Item::default() }];
+            let os = of_ovf(&envelope).unwrap().0.os.unwrap();
+            assert_eq!((os.hardware_version, os.vmw_os_type.as_str()), (expected, named), "{families}");
+        }
     }
 
     #[test]
