@@ -165,9 +165,13 @@ impl Pack {
             return Ok(());
         }
         for path in self.description(directory) {
-            if size_of_output(&path, &self.options.conversion).await?.is_some() {
-                return Err(Error::refused(format!("{} exists", path.display()))
-                    .with_hint("choose another directory, or say --force to overwrite it"));
+            // Under the second name it is until it is whole; what a run leaves there has the journal beside it.
+            let names = [Some(path.clone()), (!is_remote(directory)).then(|| partial_of(&path))];
+            for path in names.into_iter().flatten() {
+                if size_of_output(&path, &self.options.conversion).await?.is_some() {
+                    return Err(Error::refused(format!("{} exists", path.display()))
+                        .with_hint("choose another directory, or say --force to overwrite it"));
+                }
             }
         }
         Ok(())

@@ -186,7 +186,15 @@ fn what_is_in_the_way_is_refused_before_anything_is_written() {
     }
     let place = directory.path().join("vm");
     fs::create_dir(&place).unwrap();
-    for name in ["vm-disk2.vmdk", "vm-disk2.vmdk.vmferry.jsonl", "vm.mf", "vm.cert", "vm.ovf"] {
+    for name in [
+        "vm-disk2.vmdk",
+        "vm-disk2.vmdk.vmferry.jsonl",
+        "vm.mf",
+        "vm.cert",
+        "vm.ovf",
+        "vm.mf.partial",
+        "vm.ovf.partial",
+    ] {
         fs::write(place.join(name), "foreign").unwrap();
         let said = run(pack(&disks, &place, &["--format", "ovf"])).expect(5).stderr;
         assert!(said.contains(&format!("{name} exists")), "{name}: {said}");
