@@ -38,10 +38,18 @@ impl VolumePlan {
     /// The volumes of a VirtualMachine object.
     pub fn of_vm(vm: &Value) -> Self {
         let mut plan = Self::default();
-        let volumes = vm.pointer("/spec/template/spec/volumes").and_then(Value::as_array);
-        for volume in volumes.into_iter().flatten() {
+        let list =
+            |place: &str| vm.pointer(&format!("/spec/template/spec/{place}")).and_then(Value::as_array);
+        let is_in = |place: &str, name: &str| {
+            let mut items = list(place).into_iter().flatten();
+            items.any(|item| item.get("name").and_then(Value::as_str) == Some(name))
+        };
+        for volume in list("volumes").into_iter().flatten() {
             let name = volume.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-            match claim_of(volume) {
+            let is_shared =
+                is_in("domain/devices/filesystems", &name) && !is_in("domain/devices/disks", &name);
+            let claim = if is_shared { Err(SHARED.to_owned()) } else { claim_of(volume) };
+            match claim {
                 Ok(claim) => plan.volumes.push(PlannedVolume { name, claim }),
                 Err(reason) => plan.left_out.push(LeftOut { name, reason }),
             }
@@ -202,6 +210,9 @@ fn files_only() -> String {
     "offered as files, not as a disk".to_owned()
 }
 
+/// The guest mounts it, and the export has it as files.
+const SHARED: &str = "virtiofs: files that are shared with the guest, not a disk";
+
 /// What KubeVirt calls the claim that holds the state of TPM and EFI.
 const STATE_CLAIM: &str = "persistent-state-for-";
 
@@ -241,6 +252,16 @@ mod tests {
         assert!(left[0].1.starts_with("containerDisk") && left[1].1.starts_with("cloud-init"), "{left:?}");
         assert_eq!(left[2], ("new", "quantumDisk: KubeVirt does not export volumes of this kind"));
         assert!(!format!("{plan:?}").contains("secret"));
+    }
+
+    #[test]
+    fn what_is_shared_as_files_is_no_disk() {
+        let mut vm = vm();
+        vm["spec"]["template"]["spec"]["domain"] =
+            json!({"devices": {"filesystems": [{"name": "data", "virtiofs": {}}, {"name": "none"}]}});
+        let plan = VolumePlan::of_vm(&vm);
+        assert_eq!(names(&plan), ["root"]);
+        assert!(plan.left_out.iter().any(|left| left.name == "data" && left.reason.starts_with("virtiofs")));
     }
 
     #[test]
