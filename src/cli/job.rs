@@ -40,7 +40,7 @@ pub(super) fn of(matches: &ArgMatches) -> Result<Option<Job>, Error> {
 
 /// What is wrong with a job; where it stands is added by who read it.
 #[derive(Debug)]
-struct Wrong {
+pub(super) struct Wrong {
     is_refusal: bool,
     message: String,
     hint: String,
@@ -59,6 +59,11 @@ impl Wrong {
         let message = format!("the job in {name}: {}", self.message);
         let error = if self.is_refusal { Error::refused(message) } else { Error::usage(message) };
         if self.hint.is_empty() { error } else { error.with_hint(self.hint) }
+    }
+
+    /// The same where flags say it, of which none can be wrong but by who typed it.
+    pub(super) fn of_flags(self, program: &str) -> Error {
+        Error::usage(format!("{program}: {}", self.message)).with_hint(self.hint)
     }
 }
 
@@ -161,8 +166,7 @@ fn check_names(place: &str, fields: &Map<String, Value>, known: &[&str]) -> Resu
             continue;
         }
         if is_foreign {
-            let why = "this exports from KubeVirt, and does not hand over to another program";
-            return Err(Wrong::refused(format!("{place}{name} cannot be honoured"), why));
+            return Err(Wrong::refused(format!("{place}{name} cannot be honoured"), FOREIGN_HINT));
         }
         let hint = match nearest(name, known.iter().copied()) {
             Some(meant) => format!("{place}{meant} is one"),
@@ -286,35 +290,13 @@ impl<G: Fn(&str) -> bool> Flags<G> {
 
     /// Format and compression.
     fn forms(&mut self, top: &Fields<'_>, options: &Fields<'_>) -> Result<(), Wrong> {
-        if let Some(format @ ("vhd" | "vhdx")) = top.text("format")? {
-            return Err(Wrong::refused(format!("format {format} is not in this version"), FORMATS_HINT));
-        }
-        let format = top.one_of("format", &FORMATS)?.unwrap_or(DEFAULT_FORMAT);
-        self.value("format", Some(format));
-        let before = self.job.arguments.len();
-        let compress = top.is("compress")?;
         let wanted = options.one_of("compression", &["none", "zlib", "zstd", "deflate"])?;
-        let is_compressed = match (format, wanted, compress) {
-            (_, Some("none"), Some(true)) => {
-                return Err(Wrong::usage("compress and options.compression say two things", ""));
-            }
-            ("raw", _, Some(true)) => {
-                return Err(Wrong::refused("compress is not possible for raw", "take format qcow2 or ova"));
-            }
-            (_, Some(wanted), _) => {
-                self.value("compression", Some(wanted));
-                wanted != "none"
-            }
-            ("qcow2", None, Some(true)) => {
-                self.value("compression", Some("deflate"));
-                true
-            }
-            // The images of appliances, and VMDKs, are compressed in any case.
-            ("ova" | "ovf" | "vmdk", None, _) => true,
-            _ => false,
-        };
+        let form = form(top.text("format")?, top.is("compress")?, wanted)?;
+        self.value("format", Some(form.format));
+        let before = self.job.arguments.len();
+        self.value("compression", form.compression);
         let level = options.number("compress_level")?;
-        if is_compressed {
+        if form.is_compressed {
             self.value("compression_level", level);
         }
         // They are of the format that the job has.
@@ -352,8 +334,7 @@ impl<G: Fn(&str) -> bool> Flags<G> {
         options.is("show_individual_progress")?;
         options.is("remove_cdrom")?;
         if options.asks("encrypt") {
-            let hint = "pipe one volume into a program that encrypts: --output -";
-            return Err(Wrong::refused("options.encrypt is not in this version", hint));
+            return Err(Wrong::refused("options.encrypt is not in this version", ENCRYPTION_HINT));
         }
         self.volumes(options)
     }
@@ -372,6 +353,49 @@ impl<G: Fn(&str) -> bool> Flags<G> {
         }
         Ok(())
     }
+}
+
+/// What is written, as HyperSDK says it: by a format, and whether that is compressed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Form<'a> {
+    /// For `--format`.
+    pub(super) format: &'a str,
+    /// For `--compression`, if it must be said.
+    pub(super) compression: Option<&'a str>,
+    /// Whether a level has a meaning.
+    pub(super) is_compressed: bool,
+}
+
+/// What is written where HyperSDK says `format` and `compress`, and maybe how it is `wanted` compressed.
+///
+/// # Errors
+/// The format is none that is written here, it cannot be compressed, or the two wishes contradict.
+pub(super) fn form<'a>(
+    format: Option<&'a str>,
+    compress: Option<bool>,
+    wanted: Option<&'a str>,
+) -> Result<Form<'a>, Wrong> {
+    let format = format.unwrap_or(DEFAULT_FORMAT);
+    if matches!(format, "vhd" | "vhdx") {
+        return Err(Wrong::refused(format!("format {format} is not in this version"), FORMATS_HINT));
+    }
+    if !FORMATS.contains(&format) {
+        return Err(Wrong::refused(format!("format cannot be {format:?}"), FORMATS_HINT));
+    }
+    let (compression, is_compressed) = match (format, wanted, compress) {
+        (_, Some("none"), Some(true)) => {
+            return Err(Wrong::usage("compress and options.compression say two things", ""));
+        }
+        ("raw", _, Some(true)) => {
+            return Err(Wrong::refused("compress is not possible for raw", "take format qcow2 or ova"));
+        }
+        (_, Some(wanted), _) => (Some(wanted), wanted != "none"),
+        ("qcow2", None, Some(true)) => (Some("deflate"), true),
+        // The images of appliances, and VMDKs, are compressed in any case.
+        ("ova" | "ovf" | "vmdk", None, _) => (None, true),
+        _ => (None, false),
+    };
+    Ok(Form { format, compression, is_compressed })
 }
 
 /// Longest text in bytes, as HyperSDK takes it.
@@ -442,6 +466,12 @@ const FOREIGN: [&str; 9] = [
     "enable_pipeline",
     "enable_rdp",
 ];
+
+/// What is said to who asks for them.
+pub(super) const FOREIGN_HINT: &str = "this exports from KubeVirt, and does not hand over to another program";
+
+/// What comes nearest to encryption.
+pub(super) const ENCRYPTION_HINT: &str = "pipe one volume into a program that encrypts: --output -";
 
 const FOREIGN_PREFIXES: [&str; 4] = ["libvirt_", "hyper2kvm_", "h2kvm_", "pipeline_"];
 

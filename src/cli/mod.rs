@@ -22,6 +22,8 @@ mod export;
 #[cfg(any(feature = "cloud", feature = "kubevirt"))]
 mod gc;
 #[cfg(feature = "kubevirt")]
+mod hypersdk;
+#[cfg(feature = "kubevirt")]
 mod input;
 mod inspect;
 #[cfg(feature = "kubevirt")]
@@ -87,11 +89,14 @@ use self::{
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if let Some(asked) = CompleteArgs::of(&arguments) {
-        return understood(plugin::command(), ["vmferry", "completion", "bash"]).map(|(cli, _)| {
-            // Whatever is wrong with the settings, nobody is there to be told.
-            Cli { command: Command::Complete(asked), ..cli }
-        });
+        // Whatever is wrong with the settings, nobody is there to be told.
+        return plain().map(|cli| Cli { command: Command::Complete(asked), ..cli });
     }
+    #[cfg(feature = "kubevirt")]
+    let arguments = match hypersdk::translate(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return Err(Output::new(&plain()?.global).failure(&error.into())),
+    };
     let Ok(first) = first_look(&arguments) else {
         // A mistake, or a question for help, which has the defaults that count.
         let settings = Settings::load(named_config(&arguments).as_deref(), &Cli::command());
@@ -109,6 +114,11 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
     settings.overridden(&matches);
     (cli.global.settings, cli.global.notes) = (settings, notes);
     Ok(cli)
+}
+
+/// The command line where nothing is said but what it cannot do without.
+fn plain() -> Result<Cli, ExitCode> {
+    understood(plugin::command(), ["vmferry", "completion", "bash"]).map(|(cli, _)| cli)
 }
 
 /// What the command line says, where a job may say the rest of it.

@@ -19,13 +19,14 @@ const NAME: &str = "vmferry";
 pub(super) fn is_plugin() -> bool {
     static IS: LazyLock<bool> = LazyLock::new(|| {
         let program = env::args_os().next();
-        program.is_some_and(|program| is_called(program.as_ref()))
+        program.is_some_and(|program| is_called(program.as_ref(), PLUGIN_NAME))
     });
     *IS
 }
 
-fn is_called(program: &Path) -> bool {
-    program.file_stem().is_some_and(|name| name == PLUGIN_NAME)
+/// Whether a program is called by this name, wherever it lies.
+pub(super) fn is_called(program: &Path, name: &str) -> bool {
+    program.file_stem().is_some_and(|stem| stem == name)
 }
 
 /// The name of the binary, as completions and manual pages have it.
@@ -106,7 +107,7 @@ mod tests {
             ("/opt/kubectl-ferry/vmferry", false),
             ("", false),
         ] {
-            assert_eq!(is_called(Path::new(program)), plugin, "{program}");
+            assert_eq!(is_called(Path::new(program), PLUGIN_NAME), plugin, "{program}");
         }
     }
 }

@@ -19,6 +19,8 @@ mod every_command;
 #[cfg(feature = "kubevirt")]
 mod export;
 #[cfg(feature = "kubevirt")]
+mod hypersdk;
+#[cfg(feature = "kubevirt")]
 mod jobs;
 mod judges;
 mod kill;
