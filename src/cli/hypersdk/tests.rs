@@ -154,6 +154,33 @@ fn other_names_are_left_as_they_are() {
 }
 
 #[test]
+#[cfg(unix)]
+fn paths_of_any_letters_come_through() {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    let odd = |text: &[u8]| OsString::from_vec(text.to_vec());
+    let words = |last: OsString| {
+        ["hyperexport", "-vm", "web", "-output"].map(OsString::from).into_iter().chain([last])
+    };
+    let line = translate(words(odd(b"o\xff")).collect()).unwrap();
+    assert!(line.contains(&odd(b"--output=o\xff")), "{line:?}");
+    let line = line_of_ctl(odd(b"--output=o\xff")).unwrap();
+    assert_eq!(line.last(), Some(&odd(b"--output=o\xff")));
+    for wrong in
+        [line_of_ctl(odd(b"-output=o\xff")), translate(words("o".into()).chain([odd(b"-vm=\xff")]).collect())]
+    {
+        let error = wrong.unwrap_err();
+        assert!(error.to_string().contains("is not UTF-8"), "{error}");
+    }
+    let word = translate(vec!["hyperctl".into(), odd(b"\xff")]).unwrap_err();
+    assert!(word.to_string().contains("is no word"), "{word}");
+}
+
+fn line_of_ctl(last: OsString) -> Result<Vec<OsString>, Error> {
+    translate(["hyperctl", "export", "-vm", "web"].map(OsString::from).into_iter().chain([last]).collect())
+}
+
+#[test]
 fn what_is_not_done_here_is_told() {
     for (line, says, hint) in [
         ("hyperctl submit -file job.json", "hyperctl submit is not in", "'vmferry export --job FILE'"),
