@@ -70,7 +70,8 @@ fn right(method: &str, path: &str) -> Option<Right> {
     let (plural, name, sub) = match rest {
         [] => return None,
         [plural] => (*plural, "", String::new()),
-        [plural, name, sub @ ..] => (*plural, *name, sub.join("/")),
+        // Kubernetes authorizes by the first part of what is below an object.
+        [plural, name, sub @ ..] => (*plural, *name, sub.first().copied().unwrap_or_default().to_owned()),
     };
     let verb = match (method, name.is_empty()) {
         ("GET", true) if query.contains("watch=true") => "watch",

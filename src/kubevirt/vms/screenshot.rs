@@ -32,7 +32,8 @@ impl Vms {
         let what = format!("virtualmachineinstances/vnc/screenshot of {vm}");
         let call = Call {
             verb: "get",
-            resource: "virtualmachineinstances.subresources.kubevirt.io/vnc/screenshot",
+            // Rights end at the first part of a path below an object: the API server and virt-api ask for this one.
+            resource: "virtualmachineinstances.subresources.kubevirt.io/vnc",
             what: &what,
             namespace: Some(self.cluster.namespace()),
         };

@@ -126,7 +126,7 @@ fn a_screen_becomes_a_file() {
     cluster.refused(
         &line("web"),
         7,
-        &["--verb=get --resource=virtualmachineinstances.subresources.kubevirt.io/vnc/screenshot"],
+        &["--verb=get --resource=virtualmachineinstances.subresources.kubevirt.io/vnc -n demo"],
     );
     assert!(!none.exists());
 }

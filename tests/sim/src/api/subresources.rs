@@ -35,7 +35,8 @@ pub(super) async fn handle(
     let asked = Asked {
         group: "subresources.kubevirt.io",
         plural: target.plural,
-        subresource,
+        // The API server and virt-api both ask for the right to the first part alone: `vnc` of `vnc/screenshot`.
+        subresource: subresource.split('/').next().unwrap_or_default(),
         namespace: target.namespace,
         name,
     };
