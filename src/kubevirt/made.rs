@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Cluster, Resource,
     explain::{CallError, told},
+    names::run_id,
     types::{Condition, Metadata},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -34,9 +35,12 @@ pub(super) struct WorkStatus {
 
 impl Cluster {
     /// Makes an object in the namespace, whose name is new. Fields that the cluster does not know are
-    /// refused, not dropped. A request whose answer was lost is given again; an object of the same
-    /// specification is then ours.
+    /// refused, not dropped. A request whose answer was lost is given again; that an object is then ours is
+    /// seen by a mark, since somebody else's may have the same name and specification.
     pub(super) async fn make(&self, resource: &Resource, object: &Value, dry_run: bool) -> Result<()> {
+        let mut object = object.clone();
+        let mark = run_id()?;
+        object["metadata"]["annotations"][REQUEST] = mark.as_str().into();
         let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let what = resource.object(self.namespace(), name);
         let call = self.call("create", resource, &what);
@@ -44,13 +48,14 @@ impl Cluster {
         let path = format!("{}?fieldValidation=Strict{dry}", resource.path(Some(self.namespace())));
         let (start, mut is_repeated) = (Instant::now(), false);
         loop {
-            match self.send(&call, Method::POST, &path, Some(object)).await {
+            match self.send(&call, Method::POST, &path, Some(&object)).await {
                 Ok(_) => return Ok(()),
-                Err(CallError::Exists(error)) if is_repeated => {
-                    let found: Value = self.must_find(resource, name).await?;
-                    return if is_made_of(&found, object) { Ok(()) } else { Err(error) };
-                }
                 Err(CallError::Exists(error)) => {
+                    let found: Option<Value> =
+                        if is_repeated { self.find(resource, name).await? } else { None };
+                    if found.is_some_and(|found| found["metadata"]["annotations"][REQUEST] == mark.as_str()) {
+                        return Ok(());
+                    }
                     return Err(error.with_hint("choose another name, or delete that one"));
                 }
                 Err(CallError::Transient(error)) => {
@@ -88,13 +93,6 @@ impl Cluster {
             }
         }
     }
-}
-
-/// Whether everything that was asked for stands in an object; the cluster adds defaults.
-fn is_made_of(found: &Value, asked: &Value) -> bool {
-    let spec = |object: &Value| object.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
-    let found = spec(found);
-    spec(asked).iter().all(|(field, value)| found.get(field) == Some(value))
 }
 
 /// An error about a field, or a value of one, that is too new for the cluster says so.
@@ -160,27 +158,15 @@ fn words(condition: &Condition) -> String {
     }
 }
 
+/// Annotation by which an object is known to be of this very request.
+const REQUEST: &str = "vmferry.io/request";
+
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn an_object_is_ours_if_it_has_all_that_was_asked_for() {
-        let asked = json!({"spec": {"a": 1, "b": {"c": 2}}});
-        for (found, ours) in [
-            (json!({"spec": {"a": 1, "b": {"c": 2}, "default": 3}}), true),
-            (json!({"spec": {"a": 2, "b": {"c": 2}}}), false),
-            (json!({"spec": {"a": 1}}), false),
-            (json!({}), false),
-        ] {
-            assert_eq!(is_made_of(&found, &asked), ours, "{found}");
-        }
-    }
 
     #[test]
     fn a_field_that_is_too_new_is_named_with_its_version() {

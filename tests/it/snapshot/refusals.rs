@@ -190,6 +190,18 @@ fn an_answer_that_was_lost_is_no_failure() {
 }
 
 #[test]
+fn what_was_there_before_is_not_taken_for_what_was_asked_for() {
+    let cluster = Cluster::start();
+    db(&cluster, true);
+    cluster.run("snapshot create demo/db --name s").expect(0);
+    let before = cluster.object("virtualmachinesnapshots", "s").unwrap()["metadata"]["uid"].clone();
+    // The request is lost, not its answer; the next one meets an older snapshot of the same specification.
+    cluster.sim.fault(Fault::new(FaultKind::Status { code: 503 }).api_path("/virtualmachinesnapshots"));
+    cluster.refused("snapshot create demo/db --name s", 7, &["exists already", "choose another name"]);
+    assert_eq!(cluster.object("virtualmachinesnapshots", "s").unwrap()["metadata"]["uid"], before);
+}
+
+#[test]
 fn a_cluster_that_is_away_slow_or_mad_is_told_from_one_that_refuses() {
     const LINES: [&str; 6] = [
         "snapshot list -A",
