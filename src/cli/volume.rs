@@ -85,7 +85,7 @@ struct DetachArgs {
     #[command(flatten)]
     vm: OneVm,
 
-    /// What the VM calls it
+    /// What the VM calls it, or its claim
     #[arg(value_name = "VOLUME")]
     volume: String,
 

@@ -199,13 +199,16 @@ impl Volumes {
         .await
     }
 
-    /// Takes a volume away that was attached while the VM ran.
+    /// Takes a volume away that was attached while the VM ran; it may be named by its claim too.
     ///
     /// # Errors
     /// There is no such VM or volume; it was not attached so; the cluster refuses, or cannot be reached; it is
     /// not detached in time.
     pub async fn detach(&self, vm: &str, volume: &str, acting: &Acting) -> Result<VolumeChanged> {
-        self.vms.find(vm).await?;
+        let found = self.vms.find(vm).await?;
+        // The cluster takes the name of a claim without a word, and then takes nothing away.
+        let name = called(&found.object, volume);
+        let volume = name.as_str();
         let mut body = json!({ "name": volume });
         if acting.dry_run {
             body["dryRun"] = json!(["All"]);
@@ -308,6 +311,17 @@ impl Volumes {
             self.cluster().changed(&Resource::vmis(), vm, version, left.min(LOOK)).await;
         }
     }
+}
+
+/// What a VM calls a volume that is named by that, or by its claim; what it does not have stays as it is.
+fn called(vm: &Value, volume: &str) -> String {
+    let all = vm.pointer("/spec/template/spec/volumes").and_then(Value::as_array);
+    let is_name = |item: &Value| item.get("name").and_then(Value::as_str) == Some(volume);
+    if all.is_some_and(|all| all.iter().any(is_name)) {
+        return volume.to_owned();
+    }
+    let planned = VolumePlan::of_vm(vm).volumes.into_iter().find(|planned| planned.claim == volume);
+    planned.map_or_else(|| volume.to_owned(), |planned| planned.name)
 }
 
 fn state(phase: &str, reason: &str, message: &str) -> String {

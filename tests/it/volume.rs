@@ -65,6 +65,12 @@ fn volumes_come_and_go_while_a_vm_runs() {
     assert_eq!((&json["complete"], &json["message"]), (&json!(true), &json!("Volume detached successfully")));
     assert!(volume(&cluster, "web", "extra").is_none());
 
+    // By its claim: the cluster would say yes, and keep it.
+    cluster.run("volume attach demo/web scratch --name extra").expect(0);
+    let detached = cluster.run("volume detach demo/web scratch").expect(0);
+    assert_eq!(text(&detached), "volume extra of VM demo/web detached\n");
+    assert!(volume(&cluster, "web", "extra").is_none());
+
     // A VM that does not run has it from its next start on.
     cluster.run("volume attach demo/off scratch --bus virtio").expect(0);
     assert_eq!(volume(&cluster, "off", "scratch").unwrap()["bus"], "virtio");

@@ -212,7 +212,8 @@ fn add_volume(state: &mut State, key: &Key, vm: &Value, body: &Value) -> Result<
 
 fn remove_volume(state: &mut State, key: &Key, vm: &Value, body: &Value) -> Result<(), Refusal> {
     let name = body["name"].as_str().unwrap_or_default();
-    let Some(volume) = volumes(vm).find(|volume| volume["name"] == name) else {
+    // As the real one: found by its claim too, and then not taken away.
+    let Some(volume) = volumes(vm).find(|volume| volume["name"] == name || *claim(volume) == name) else {
         return Err(conflict(key, &format!("Unable to remove volume [{name}] because it does not exist")));
     };
     let is_hotpluggable =
