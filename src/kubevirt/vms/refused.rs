@@ -33,7 +33,7 @@ impl Refusal {
 /// Part of the text, what it means, what to do, and whether that is what was asked for.
 ///
 /// The first that fits counts: what is told by a part of another text stands behind it.
-const KNOWN: [(&str, &str, &str, bool); 21] = [
+const KNOWN: [(&str, &str, &str, bool); 22] = [
     ("VM is already running", "it is running already", "'vmferry vm restart' restarts it", true),
     (
         "does not support manual start requests",
@@ -115,6 +115,14 @@ const KNOWN: [(&str, &str, &str, bool); 21] = [
         false,
     ),
     (
+        // Before 1.6.
+        "HotplugVolumes feature gate is not enabled",
+        "the cluster does not allow it",
+        "switch the feature gate HotplugVolumes on: add it to spec.configuration.developerConfiguration.featureGates of \
+         the KubeVirt object ('kubectl edit kubevirt -A')",
+        false,
+    ),
+    (
         "HotplugVolumes feature gate to use this API",
         "the cluster does not allow it",
         "switch the feature gate HotplugVolumes, or from KubeVirt 1.6 on DeclarativeHotplugVolumes, on: add it to \
@@ -146,6 +154,7 @@ mod tests {
             ("VMI is not paused", "not paused"),
             ("VM snapshot is in progress", "snapshot"),
             ("VMI is paused", "paused"),
+            ("Unable to Add Volume because HotplugVolumes feature gate is not enabled.", "does not allow"),
         ] {
             let refusal = Refusal::of(&conflict(text)).unwrap_or_else(|| panic!("{text}"));
             let error = refusal.error("start", "demo/db", conflict(text));

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     clock,
+    config::Config,
     control::{hotplug, vm as control},
     refusal::Refusal,
     store::{self, Key},
@@ -156,8 +157,15 @@ fn restart(
 }
 
 /// What a request about a volume gets where hotplug is not switched on.
-pub(super) fn no_hotplug() -> Refusal {
-    Refusal::bad_request("Enable DeclarativeHotplugVolumes or HotplugVolumes feature gate to use this API.")
+pub(super) fn no_hotplug(config: &Config, call: &str) -> Refusal {
+    if config.at_least(6) {
+        let message = "Enable DeclarativeHotplugVolumes or HotplugVolumes feature gate to use this API.";
+        return Refusal::bad_request(message);
+    }
+    let doing = if call == "addvolume" { "Add" } else { "Remove" };
+    Refusal::bad_request(format!(
+        "Unable to {doing} Volume because HotplugVolumes feature gate is not enabled."
+    ))
 }
 
 fn volumes(vm: &Value) -> impl Iterator<Item = &Value> {

@@ -72,8 +72,8 @@ pub(super) async fn handle(
         ("healthz", _) => http::text(StatusCode::OK, "ok"),
         ("expand-vm-spec", _) => respond(&Answer::ok(expand_given(world, namespace, body)?)),
         ("virtualmachines", "expand-spec") => respond(&Answer::ok(expand_stored(world, namespace, name)?)),
-        ("virtualmachines", "addvolume" | "removevolume") if !world.config.hotplug_gate => {
-            return Err(lifecycle::no_hotplug());
+        ("virtualmachines", call @ ("addvolume" | "removevolume")) if !world.config.hotplug_gate => {
+            return Err(lifecycle::no_hotplug(&world.config, call));
         }
         ("virtualmachines", call) => {
             world.change(|state| lifecycle::of_vm(state, namespace, name, call, &body))?;
