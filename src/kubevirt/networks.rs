@@ -194,7 +194,8 @@ impl Networks {
     pub async fn list(&self, vm: &str) -> Result<Vec<NetworkInfo>> {
         let found = self.vms.find(vm).await?;
         let instance = self.guest(vm).await?;
-        Ok(Description::of(&found.object).list(instance.as_ref()))
+        let binding = self.default_binding(&found.object).await;
+        Ok(Description::of(&found.object, &binding).list(instance.as_ref()))
     }
 
     /// Attaches a VM to a network, at once if it runs and the cluster can, and for its next starts.
@@ -232,7 +233,8 @@ impl Networks {
     /// There is no such VM or network; the cluster refuses, or cannot be reached; it is not detached in time.
     pub async fn detach(&self, vm: &str, network: &str, acting: &Acting) -> Result<NetworkChanged> {
         let found = self.vms.find(vm).await?;
-        let Some(interface) = Description::of(&found.object).interface(network).cloned() else {
+        let binding = self.default_binding(&found.object).await;
+        let Some(interface) = Description::of(&found.object, &binding).interface(network).cloned() else {
             return Err(self.none(vm, network));
         };
         let guest = self.guest(vm).await?;
@@ -285,6 +287,15 @@ impl Networks {
         self.until_linked(vm, network, link, acting).await
     }
 
+    /// How the interface of a VM is bound that describes none: the cluster says so, and is asked only then. Another
+    /// binding than that would be another network card with another address.
+    async fn default_binding(&self, vm: &Value) -> String {
+        if !Description::is_implied(vm) {
+            return String::new();
+        }
+        self.cluster().release().await.default_binding().to_owned()
+    }
+
     /// The instance of a VM, if its guest has not ended.
     async fn guest(&self, vm: &str) -> Result<Option<Instance>> {
         Ok(self.vms.instance(vm).await?.filter(|instance| !instance.is_over()))
@@ -327,7 +338,8 @@ impl Networks {
         let (start, name) = (Instant::now(), vm.metadata.name.clone());
         let mut is_repeated = false;
         loop {
-            let mut described = Description::of(&vm.object);
+            let binding = self.default_binding(&vm.object).await;
+            let mut described = Description::of(&vm.object, &binding);
             if !edit(&mut described, is_repeated)? {
                 return Ok(());
             }

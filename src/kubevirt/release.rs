@@ -12,6 +12,8 @@ pub(super) struct Release {
     gates: Vec<String>,
     /// Changes of a VM reach its guest without a restart where they can.
     updates_live: bool,
+    /// How the interface of a VM without any is bound; `None` = nobody says otherwise than KubeVirt itself.
+    default_binding: Option<String>,
 }
 
 impl Release {
@@ -24,6 +26,7 @@ impl Release {
             minor: text("/status/observedKubeVirtVersion").and_then(minor_of),
             gates: gates.map(str::to_owned).collect(),
             updates_live: text("/spec/configuration/vmRolloutStrategy") == Some("LiveUpdate"),
+            default_binding: text("/spec/configuration/network/defaultNetworkInterface").map(str::to_owned),
         }
     }
 
@@ -39,6 +42,11 @@ impl Release {
             Some(1..=3) => self.has_gate("HotplugNICs"),
             Some(_) | None => true,
         }
+    }
+
+    /// How the cluster binds the interface of a VM that describes none.
+    pub(super) fn default_binding(&self) -> &str {
+        self.default_binding.as_deref().filter(|binding| !binding.is_empty()).unwrap_or("bridge")
     }
 
     /// Whether a guest is migrated without being asked, where a change needs that: from 1.6 on.
@@ -76,6 +84,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn vms_without_networks_get_one_as_the_cluster_says() {
+        let of = |network: serde_json::Value| {
+            Release::of(&json!({"spec": {"configuration": {"network": network}}}))
+                .default_binding()
+                .to_owned()
+        };
+        assert_eq!(of(json!(null)), "bridge");
+        assert_eq!(of(json!({"defaultNetworkInterface": ""})), "bridge");
+        assert_eq!(of(json!({"defaultNetworkInterface": "masquerade"})), "masquerade");
+    }
 
     #[test]
     fn networks_come_and_go_as_release_and_gate_let_them() {

@@ -29,6 +29,18 @@ fn network(cluster: &Cluster, vm: &str, name: &str) -> Option<Value> {
     all.as_array().unwrap().iter().find(|network| network["name"] == name).cloned()
 }
 
+#[test]
+fn who_describes_no_network_keeps_the_one_the_cluster_gave_him() {
+    let cluster = start(Config::default());
+    let none = json!({"template": {"spec": {"networks": null, "domain": {"devices": {"interfaces": null}}}}});
+    cluster.sim.add_vm(Vm::new("demo", "plain").patch(&none).running(true).migratable());
+    assert_eq!(network(&cluster, "plain", "default").unwrap()["type"], "bridge");
+    let attached = cluster.run("network attach demo/plain lan").expect(0);
+    assert_eq!(text(&attached), "network lan of VM demo/plain attached\n");
+    let (_, interfaces) = described(&cluster, "plain");
+    assert_eq!(interfaces[0], json!({"name": "default", "bridge": {}}));
+}
+
 /// The description of a VM's networks.
 fn described(cluster: &Cluster, vm: &str) -> (Value, Value) {
     let spec = cluster.vm(vm).unwrap()["spec"]["template"]["spec"].clone();

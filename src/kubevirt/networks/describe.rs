@@ -15,21 +15,31 @@ pub(super) struct Description {
 }
 
 impl Description {
-    /// That of a VirtualMachine. The interface that KubeVirt gives those without any is written out: it would be gone as
-    /// soon as there is another.
-    pub(super) fn of(vm: &Value) -> Self {
+    /// Whether a VirtualMachine describes none, and gets one all the same.
+    pub(super) fn is_implied(vm: &Value) -> bool {
+        let described = Self::written(vm);
+        described.interfaces.is_empty() && described.networks.is_empty() && !described.none_by_itself
+    }
+
+    /// That of a VirtualMachine. The interface that KubeVirt gives those without any, bound by `binding`, is written out:
+    /// it would be gone as soon as there is another.
+    pub(super) fn of(vm: &Value, binding: &str) -> Self {
+        let mut described = Self::written(vm);
+        if Self::is_implied(vm) {
+            described.interfaces.push(json!({"name": DEFAULT, binding: {}}));
+            described.networks.push(json!({"name": DEFAULT, "pod": {}}));
+        }
+        described
+    }
+
+    fn written(vm: &Value) -> Self {
         let list = |place: &str| vm.pointer(place).and_then(Value::as_array).cloned().unwrap_or_default();
-        let mut described = Self {
+        Self {
             interfaces: list("/spec/template/spec/domain/devices/interfaces"),
             networks: list("/spec/template/spec/networks"),
             none_by_itself: vm.pointer("/spec/template/spec/domain/devices/autoattachPodInterface")
                 == Some(&Value::Bool(false)),
-        };
-        if described.interfaces.is_empty() && described.networks.is_empty() && !described.none_by_itself {
-            described.interfaces.push(json!({"name": DEFAULT, "masquerade": {}}));
-            described.networks.push(json!({"name": DEFAULT, "pod": {}}));
         }
-        described
     }
 
     /// An interface.
@@ -143,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_vm_without_networks_keeps_the_one_it_gets_by_itself() {
-        let mut described = Description::of(&json!({}));
+        let mut described = Description::of(&json!({}), "masquerade");
         described.add("lan", &NicRequest::to("other/lan"));
         let patch = described.patch("7");
         let spec = &patch["spec"]["template"]["spec"];
@@ -160,7 +170,7 @@ mod tests {
             ])
         );
         let none = vm(&json!({"autoattachPodInterface": false}), &json!([]));
-        assert!(Description::of(&none).interface("default").is_none());
+        assert!(Description::of(&none, "bridge").interface("default").is_none());
     }
 
     #[test]
@@ -169,7 +179,7 @@ mod tests {
             &json!({"interfaces": [{"name": "a", "masquerade": {}}, {"name": "b", "bridge": {}, "ports": []}]}),
             &json!([{"name": "a", "pod": {}}, {"name": "b", "multus": {"networkName": "lan"}}]),
         );
-        let mut described = Description::of(&two);
+        let mut described = Description::of(&two, "bridge");
         assert!(described.remove("a") && !described.remove("a"));
         let devices = described.patch("")["spec"]["template"]["spec"]["domain"]["devices"].clone();
         assert_eq!(devices, json!({"interfaces": [{"name": "b", "bridge": {}, "ports": []}]}));
@@ -181,7 +191,7 @@ mod tests {
     #[test]
     fn a_state_is_set_once() {
         let mut described =
-            Description::of(&vm(&json!({"interfaces": [{"name": "a", "bridge": {}}]}), &json!([])));
+            Description::of(&vm(&json!({"interfaces": [{"name": "a", "bridge": {}}]}), &json!([])), "bridge");
         assert!(described.set_state("a", "down") && !described.set_state("a", "down"));
         assert!(described.set_state("a", "up") && !described.set_state("b", "up"));
         assert_eq!(described.interface("a").unwrap()["state"], "up");

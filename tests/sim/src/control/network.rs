@@ -87,9 +87,10 @@ fn pass_on(config: &Config, state: &mut State, key: &Key, vm: &Value, instance: 
     }
 }
 
-/// The interface that a VM without any gets: written out or not, it is the same.
+/// The interface that a VM without any gets: written out or not, it is the same, if it is bound in the same way.
 fn is_implied(other: &Value, interface: &Value) -> bool {
     interface["name"] == "default"
+        && interface["bridge"].is_object()
         && interfaces(other).next().is_none()
         && other["domain"]["devices"]["autoattachPodInterface"] != false
 }

@@ -198,7 +198,8 @@ fn start(world: &World, state: &mut State, key: &Key, vm: &Value) {
     if devices["autoattachPodInterface"] != false
         && devices["interfaces"].as_array().is_none_or(Vec::is_empty)
     {
-        devices["interfaces"] = json!([{"name": "default", "model": "virtio", "masquerade": {}}]);
+        // What KubeVirt does where its configuration names no other `defaultNetworkInterface`.
+        devices["interfaces"] = json!([{"name": "default", "model": "virtio", "bridge": {}}]);
         spec["networks"] = json!([{"name": "default", "pod": {}}]);
     }
     let domain = &mut spec["domain"];
