@@ -79,17 +79,23 @@ impl Vms {
     /// The cluster refuses, or cannot be reached; the VM was started meanwhile and its volumes are to be
     /// kept; it is not gone in time.
     pub async fn delete(&self, doomed: &Doomed, acting: &Acting) -> Result<Acted> {
-        let start = Instant::now();
+        let (start, mut is_repeated) = (Instant::now(), false);
         loop {
+            // An earlier request has arrived, though its answer did not.
+            if is_repeated && self.is_gone(doomed).await? {
+                break;
+            }
             let version = if doomed.keep_volumes { Some(self.still_stopped(doomed).await?) } else { None };
             match self.ask_to_delete(doomed, version.as_deref(), acting.dry_run).await {
                 Ok(()) => break,
+                Err(CallError::NotFound(_)) if is_repeated => break,
                 Err(CallError::NotFound(_)) => return Err(self.missing(&doomed.name).await),
                 // Its status changed between the look and the deletion: look again.
                 Err(CallError::Refused(_)) if version.is_some() && start.elapsed() < LOOK_AGAIN => {
                     sleep(POLL).await;
                 }
                 Err(CallError::Transient(_)) if start.elapsed() + POLL < self.cluster.retry_for() => {
+                    is_repeated = true;
                     sleep(POLL).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -101,6 +107,12 @@ impl Vms {
         };
         self.until_gone(doomed, wait).await?;
         Ok(Acted { vm, state: None, complete: true })
+    }
+
+    /// Whether the VM that was looked at is there no more.
+    async fn is_gone(&self, doomed: &Doomed) -> Result<bool> {
+        let found: Option<Object> = self.cluster.find(&Resource::vms(), &doomed.name).await?;
+        Ok(found.is_none_or(|found| found.metadata.uid != doomed.uid))
     }
 
     /// The version of a VM that has no guest.

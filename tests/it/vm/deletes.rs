@@ -1,7 +1,7 @@
 //! Deletion: what goes, what stays, and who is asked.
 
 use serde_json::Value;
-use vmferry_sim::{Config, Disk, PvcKind, Vm};
+use vmferry_sim::{Config, Disk, Fault, FaultKind, PvcKind, Vm};
 
 use super::{Cluster, text};
 
@@ -34,6 +34,22 @@ fn a_vm_goes_with_the_volumes_that_were_made_for_it() {
     assert!(cluster.vm("web").is_none());
     crate::support::wait_for("the claim to go", || claims(&cluster) == ["web-shared"]);
     cluster.refused("vm delete demo/web --yes", 7, &["VM demo/web does not exist"]);
+}
+
+#[test]
+fn an_answer_that_was_lost_is_no_failure() {
+    for more in ["", " --keep-volumes"] {
+        let cluster = Cluster::start();
+        add(&cluster, "web");
+        // The last request before the VM is gone is its deletion.
+        let looks = if more.is_empty() { 1 } else { 2 };
+        let cut = Fault::new(FaultKind::CutAfter { bytes: 0 }).api_path("/virtualmachines/web").skip(looks);
+        cluster.sim.fault(cut);
+        let deleted = cluster.run(&format!("vm delete demo/web --yes{more}")).expect(0);
+        assert_eq!(text(&deleted), "VM demo/web deleted\n", "{}", deleted.stderr);
+        let asked = cluster.sim.requests().into_iter().filter(|request| request.method == "DELETE").count();
+        assert_eq!(asked, 1, "{more}");
+    }
 }
 
 #[test]
