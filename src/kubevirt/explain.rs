@@ -171,7 +171,7 @@ pub(super) fn refusal(call: &Call<'_>, code: u16, reason: &str, message: &str) -
             error(format!("cannot {verb} {what}: something else is going on with it (409)"))
                 .with_source(told()),
         ),
-        (429 | 500 | 502..=504, _) => CallError::Transient(
+        (429 | 500 | 502..=504, _) if !is_denied(message) => CallError::Transient(
             Error::new(ErrorKind::Network, format!("the cluster could not {verb} {what} ({code})"))
                 .with_hint("its API server, or what is behind it, has a bad moment: 'kubectl get --raw /readyz' tells")
                 .with_source(told()),
@@ -184,6 +184,11 @@ pub(super) fn refusal(call: &Call<'_>, code: u16, reason: &str, message: &str) -
             })
         }
     }
+}
+
+/// Whether a webhook said no; virt-api passes that on as an error of its own.
+fn is_denied(message: &str) -> bool {
+    message.contains("admission webhook") && message.contains("denied the request")
 }
 
 fn is_denied_by_webhook(message: &str) -> bool {
@@ -267,6 +272,8 @@ mod tests {
             (422, "Invalid", "invalid kind", "refused", ""),
             (429, "TooManyRequests", "", "transient", "readyz"),
             (500, "InternalError", "", "transient", ""),
+            (500, "InternalError", "failed calling webhook", "transient", ""),
+            (500, "InternalError", gate, "refused", "feature gate VMExport"),
             (503, "ServiceUnavailable", "", "transient", ""),
         ] {
             let (found, error) = refused(code, reason, message);
