@@ -87,7 +87,12 @@ impl Snapshots {
             });
         }
         if let Some(wait) = acting.wait {
-            let made = self.cluster.usable_snapshot(&name, wait, &self.teller).await?;
+            let made = self.cluster.usable_snapshot(&name, wait, &self.teller).await.map_err(|error| {
+                error.with_further_hint(format!(
+                    "it stays: 'vmferry snapshot delete {name} -n {}' removes it",
+                    self.cluster.namespace()
+                ))
+            })?;
             if let Err(error) = made.check(request.quiesce, &self.teller) {
                 return Err(self.removed(&name, error).await);
             }

@@ -128,7 +128,10 @@ fn a_wait_has_an_end() {
     cluster.refused(
         "snapshot create demo/db --name s --timeout 1s",
         8,
-        &["the snapshot demo/s was not ready within 1 s"],
+        &[
+            "the snapshot demo/s was not ready within 1 s",
+            "it stays: 'vmferry snapshot delete s -n demo' removes it",
+        ],
     );
     cluster.refused(
         "vm clone demo/db x --timeout 1s",
