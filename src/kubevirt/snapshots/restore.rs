@@ -99,7 +99,7 @@ pub struct RestoreRequest {
     pub snapshot: String,
     /// The VM; `None` = the one that the snapshot is of. Another one must be new.
     pub target: Option<String>,
-    /// Stops the VM first if it runs.
+    /// Stops the VM first if it runs; it stays stopped.
     pub stop: bool,
     /// What happens while it runs; `None` = that is refused here, before anything is made.
     pub readiness: Option<ReadinessPolicy>,
@@ -152,10 +152,31 @@ impl Snapshots {
         let target = request.target.clone().unwrap_or_else(|| snapshot.spec.source.name.clone());
         check_name("VM", &target)?;
         let vm = format!("{}/{target}", self.cluster.namespace());
-        self.check_target(request, &snapshot, &target, acting).await?;
         let patches = self.patches(request, &resource, &snapshot, &target).await?;
-
+        let was_stopped = self.check_target(request, &snapshot, &target, acting).await?;
         let restores = Resource::restores(&resource.version);
+        self.begin(request, &restores, &target, patches, acting, start).await.map_err(|error| {
+            if was_stopped {
+                error.with_further_hint(format!(
+                    "VM {vm} was stopped for it, and stays so: 'vmferry vm start {vm}' starts it"
+                ))
+            } else {
+                error
+            }
+        })
+    }
+
+    /// Makes a restore, and waits for it.
+    async fn begin(
+        &self,
+        request: &RestoreRequest,
+        restores: &Resource,
+        target: &str,
+        patches: Vec<String>,
+        acting: &Acting,
+        start: Instant,
+    ) -> Result<Restored> {
+        let vm = format!("{}/{target}", self.cluster.namespace());
         let base: String = request.snapshot.chars().take(MOST_OF_SNAPSHOT).collect();
         let name = format!("{}-restore-{}", base.trim_end_matches(['-', '.']), run_id()?);
         let mut spec = json!({
@@ -181,12 +202,12 @@ impl Snapshots {
             "metadata": {"name": name, "namespace": self.cluster.namespace()},
             "spec": spec,
         });
-        self.cluster.make(&restores, &object, acting.dry_run).await?;
+        self.cluster.make(restores, &object, acting.dry_run).await?;
         let Some(wait) = acting.wait.filter(|_| !acting.dry_run) else {
             return Ok(Restored { restore: name, vm, state: None, complete: false });
         };
-        self.until_restored(&restores, &name, &vm, wait, start).await?;
-        let state = self.cluster.until(start + wait).state_of(&target).await?;
+        self.until_restored(restores, &name, &vm, wait, start).await?;
+        let state = self.cluster.until(start + wait).state_of(target).await?;
         Ok(Restored { restore: name, vm, state, complete: true })
     }
 
@@ -207,15 +228,15 @@ impl Snapshots {
         }
     }
 
-    /// The target must be the VM of the snapshot, and not run, or be no VM yet.
+    /// The target must be the VM of the snapshot, and not run, or be no VM yet. Whether it was stopped.
     async fn check_target(
         &self,
         request: &RestoreRequest,
         snapshot: &VmSnapshot,
         target: &str,
         acting: &Acting,
-    ) -> Result<()> {
-        let Some(vm) = self.cluster.find_vm(target).await? else { return Ok(()) };
+    ) -> Result<bool> {
+        let Some(vm) = self.cluster.find_vm(target).await? else { return Ok(false) };
         let called = format!("{}/{target}", self.cluster.namespace());
         let source = &snapshot.status.source_uid;
         if source.as_ref().is_some_and(|uid| *uid != vm.metadata.uid) || target != snapshot.spec.source.name {
@@ -227,7 +248,7 @@ impl Snapshots {
         }
         let runs = self.cluster.power(target).await? != crate::kubevirt::Power::Stopped;
         if !runs || request.readiness.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         if !request.stop {
             return Err(Error::new(
@@ -237,12 +258,12 @@ impl Snapshots {
             .with_hint("--stop stops it first; --to makes another VM of the snapshot"));
         }
         if acting.dry_run {
-            return Ok(());
+            return Ok(false);
         }
         let wait = acting.wait.or(Some(STOP_WAIT));
         let teller = Teller::clone(&self.teller);
         let vms = Vms::new(self.cluster.clone()).on_event(move |told| teller(told));
-        vms.stop(target, None, &Acting { wait, dry_run: false }).await.map(|_| ())
+        vms.stop(target, None, &Acting { wait, dry_run: false }).await.map(|_| true)
     }
 
     /// Patches that take the MAC addresses out of the description, where that is wanted.

@@ -1,7 +1,7 @@
 //! Restores: into the same VM or another one, by every policy, on every release.
 
 use serde_json::{Value, json};
-use vmferry_sim::{Config, Disk, Vm};
+use vmferry_sim::{Config, Disk, Fault, FaultKind, Vm};
 
 use super::db;
 use crate::vm::{Cluster, text};
@@ -38,6 +38,22 @@ fn a_vm_is_put_back() {
     // Stopped, it needs no word.
     let json = cluster.json("snapshot restore -n demo before");
     assert_eq!((&json["restore"]["complete"], &json["restore"]["target"]), (&json!(true), &json!("db")));
+}
+
+#[test]
+fn a_vm_that_was_stopped_in_vain_is_told() {
+    let cluster = Cluster::start();
+    db(&cluster, true);
+    cluster.run("snapshot create demo/db --name before").expect(0);
+    let no =
+        json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422, "message": "quota"});
+    let fault = Fault::new(FaultKind::Answer { code: 422, text: no.to_string() });
+    cluster.sim.fault(fault.api_path("/virtualmachinerestores"));
+    cluster.refused(
+        "snapshot restore demo/before --stop",
+        7,
+        &["quota", "VM demo/db was stopped for it, and stays so: 'vmferry vm start demo/db' starts it"],
+    );
 }
 
 #[test]
