@@ -230,7 +230,15 @@ impl Vms {
         let cluster = self.cluster.until(start + wait);
         loop {
             let found: Option<Migration> = cluster.find(&migrations, migration).await?;
-            let Some(found) = found.filter(|found| !found.is_over()) else { return Ok(()) };
+            let Some(found) = found else { return Ok(()) };
+            if found.status.phase == "Succeeded" {
+                let text = format!("the migration {migration} was complete before it could be given up");
+                return Err(Error::new(ErrorKind::Cluster, text)
+                    .with_hint("'vmferry vm status' tells which node the VM is on now"));
+            }
+            if found.is_over() {
+                return Ok(());
+            }
             let left = wait.saturating_sub(start.elapsed());
             if left.is_zero() {
                 let text = format!(
