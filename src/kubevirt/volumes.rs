@@ -186,7 +186,13 @@ impl Volumes {
         if acting.dry_run {
             body["dryRun"] = json!(["All"]);
         }
-        let put = Put { plural: "virtualmachines", call: "addvolume", doing: "attach a volume to", body };
+        let put = Put {
+            plural: "virtualmachines",
+            call: "addvolume",
+            doing: "attach a volume to",
+            body,
+            replaces: None,
+        };
         self.vms.put(vm, &put).await?;
         self.until(vm, name, acting, "attached", |instance| {
             let status = instance.status.volume_status.iter().find(|status| status.name == name);
@@ -213,8 +219,13 @@ impl Volumes {
         if acting.dry_run {
             body["dryRun"] = json!(["All"]);
         }
-        let put =
-            Put { plural: "virtualmachines", call: "removevolume", doing: "detach a volume from", body };
+        let put = Put {
+            plural: "virtualmachines",
+            call: "removevolume",
+            doing: "detach a volume from",
+            body,
+            replaces: None,
+        };
         self.vms.put(vm, &put).await?;
         self.until(vm, volume, acting, "detached", |instance| {
             let status = instance.status.volume_status.iter().find(|status| status.name == volume)?;

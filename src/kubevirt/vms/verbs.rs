@@ -105,11 +105,12 @@ impl Vms {
     async fn act(&self, name: &str, verb: Verb, acting: &Acting) -> Result<Acted> {
         crate::kubevirt::resource::check_name("VM", name)?;
         // Which guest it was: the one behind a restart is another one.
-        let before = match acting.wait {
-            Some(_) if !acting.dry_run => self.instance(name).await?.map(|instance| instance.metadata.uid),
-            _ => None,
+        let before = if !acting.dry_run && (acting.wait.is_some() || verb == Verb::Restart) {
+            self.instance(name).await?.map(|instance| instance.metadata.uid)
+        } else {
+            None
         };
-        self.ask(name, verb, acting.dry_run).await?;
+        self.ask(name, verb, before.as_deref(), acting.dry_run).await?;
         let vm = self.called(name);
         let Some(wait) = acting.wait.filter(|_| !acting.dry_run) else {
             return Ok(Acted { vm, state: None, complete: false });
@@ -119,15 +120,26 @@ impl Vms {
         Ok(Acted { vm, state: Some(state), complete: true })
     }
 
-    async fn ask(&self, name: &str, verb: Verb, dry_run: bool) -> Result<()> {
-        let put =
-            Put { plural: verb.plural(), call: verb.name(), doing: verb.name(), body: verb.body(dry_run) };
+    async fn ask(&self, name: &str, verb: Verb, before: Option<&str>, dry_run: bool) -> Result<()> {
+        let put = Put {
+            plural: verb.plural(),
+            call: verb.name(),
+            doing: verb.name(),
+            body: verb.body(dry_run),
+            replaces: before.filter(|_| verb == Verb::Restart).map(str::to_owned),
+        };
         self.put(name, &put).await
+    }
+
+    /// Whether the guest that a call is to replace has gone: an earlier request has arrived.
+    async fn is_replaced(&self, name: &str, put: &Put) -> Result<bool> {
+        let Some(uid) = &put.replaces else { return Ok(false) };
+        Ok(self.instance(name).await?.is_none_or(|instance| instance.metadata.uid != *uid))
     }
 
     /// One call, given again while that may help.
     pub(in crate::kubevirt) async fn put(&self, name: &str, put: &Put) -> Result<()> {
-        let (Put { plural, call: verb, doing, body }, vm) = (put, self.called(name));
+        let (Put { plural, call: verb, doing, body, .. }, vm) = (put, self.called(name));
         let resource = format!("{plural}.subresources.kubevirt.io/{verb}");
         let what = format!("{plural}/{verb} of {vm}");
         let call = Call {
@@ -140,6 +152,9 @@ impl Vms {
         // Whether an earlier call may have arrived, though nobody said so.
         let (start, mut is_repeated) = (Instant::now(), false);
         loop {
+            if is_repeated && self.is_replaced(name, put).await? {
+                return Ok(());
+            }
             let Err(error) = self.cluster.send(&call, Method::PUT, &path, Some(body)).await else {
                 return Ok(());
             };
@@ -149,20 +164,23 @@ impl Vms {
                 | CallError::Refused(error)
                 | CallError::Transient(error) => told(error),
             };
-            match (Refusal::of(&text), error) {
+            let (error, may_have_arrived) = match (Refusal::of(&text), error) {
                 (Some(refusal), _) if refusal.already && is_repeated => return Ok(()),
                 (Some(refusal), _) => return Err(refusal.error(doing, &vm, text)),
                 (None, CallError::NotFound(error)) => return Err(self.not_there(name, put, error).await),
-                (None, CallError::Transient(error)) => {
-                    if start.elapsed() + PAUSE >= self.cluster.retry_for() {
-                        return Err(error);
-                    }
-                    tracing::debug!(%error, what, "the cluster did not answer, asking again");
-                    is_repeated = true;
-                    sleep(PAUSE).await;
+                (None, CallError::Transient(error)) => (error, true),
+                // The VM changed while virt-api was at it: nothing was done.
+                (None, CallError::Refused(error)) if RACES.iter().any(|part| text.contains(part)) => {
+                    (error, false)
                 }
                 (None, error) => return Err(error.into()),
+            };
+            if start.elapsed() + PAUSE >= self.cluster.retry_for() {
+                return Err(error);
             }
+            tracing::debug!(%error, what, "the cluster did not do it, asking again");
+            is_repeated |= may_have_arrived;
+            sleep(PAUSE).await;
         }
     }
 
@@ -197,7 +215,12 @@ pub(in crate::kubevirt) struct Put {
     pub(in crate::kubevirt) doing: &'static str,
     /// What goes with it.
     pub(in crate::kubevirt) body: Value,
+    /// The guest that makes room for another: once it has, the call is not given again.
+    pub(in crate::kubevirt) replaces: Option<String>,
 }
+
+/// What is said when an object changed between the look and the change.
+const RACES: [&str; 2] = ["the object has been modified", "jsonpatch test operation does not apply"];
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(500);

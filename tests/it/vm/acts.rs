@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use vmferry_sim::{Action, Config, Disk, Rule, Vm};
+use vmferry_sim::{Action, Config, Disk, Fault, FaultKind, Rule, Vm};
 
 use super::{Cluster, text};
 use crate::support::wait_for;
@@ -155,6 +155,34 @@ fn two_orders_at_once_are_refused() {
     cluster.run("vm start demo/web --no-wait").expect(0);
     assert_eq!(cluster.json("vm status demo/web")["requests"], json!(["Start"]));
     cluster.refused("vm start demo/web", 7, &["it is being started or stopped already", "vm status"]);
+}
+
+#[test]
+fn a_guest_is_not_restarted_twice_for_an_answer_that_was_lost() {
+    // The guest has long been replaced when the answer is found missing.
+    let cluster = Cluster::with(Config { delay: Duration::from_millis(10), ..Config::default() });
+    cluster.sim.add_vm(Vm::new("demo", "web").running(true));
+    for wait in ["", " --no-wait"] {
+        let before = cluster.sim.requests().len();
+        cluster.sim.fault(Fault::new(FaultKind::CutAfter { bytes: 0 }).api_path("/web/restart"));
+        cluster.run(&format!("vm restart demo/web{wait}")).expect(0);
+        let requests = cluster.sim.requests();
+        let asked = requests.iter().skip(before).filter(|request| request.path.ends_with("/restart")).count();
+        assert_eq!(asked, 1, "{wait}");
+    }
+}
+
+#[test]
+fn who_comes_between_is_waited_for() {
+    let cluster = Cluster::start();
+    cluster.sim.add_vm(Vm::new("demo", "web"));
+    let text = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409,
+        "message": "Operation cannot be fulfilled on virtualmachine \"web\": jsonpatch test operation does not apply",
+    });
+    let fault = Fault::new(FaultKind::Answer { code: 409, text: text.to_string() }).api_path("/web/start");
+    cluster.sim.fault(fault);
+    cluster.run("vm start demo/web").expect(0);
 }
 
 #[test]
