@@ -157,7 +157,7 @@ fn of_instance(verb: Verb, before: Option<&str>, look: &Look) -> Progress {
     let instance = look.instance.as_ref();
     let runs = instance.filter(|instance| instance.status.phase == "Running");
     let is_new = instance.is_some_and(|instance| Some(instance.metadata.uid.as_str()) != before);
-    let waiting = || match look.wrong() {
+    let waiting = || match look.wrong(is_new) {
         Some(wrong) => Progress::Failed(wrong),
         None => Progress::Waiting(look.state()),
     };
@@ -196,14 +196,15 @@ impl Look {
         }
     }
 
-    /// What keeps it from ever running.
-    fn wrong(&self) -> Option<String> {
+    /// What keeps it from ever running. A guest that was there before is none of that: its object may stay for a while
+    /// with how it ended, when a new one has been asked for.
+    fn wrong(&self, is_new: bool) -> Option<String> {
         let object = &self.vm.object;
         let status = printable(object);
         let failure =
             self.vm.status.conditions.iter().any(|found| found.kind == "Failure" && found.status == "True");
         let has_ended = self.instance.as_ref().is_some_and(|instance| {
-            instance.status.phase == "Failed" && matches!(run_strategy(object), "Manual" | "Once")
+            is_new && instance.status.phase == "Failed" && matches!(run_strategy(object), "Manual" | "Once")
         });
         let is_wrong = failure || has_ended || HOPELESS.contains(&status);
         is_wrong.then(|| match self.instance.as_ref().filter(|_| has_ended) {
@@ -224,3 +225,30 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// A failure that stands so long is one.
 const SETTLED: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn how_the_guest_before_ended_says_nothing_of_the_next_one() {
+        let look = Look {
+            vm: VirtualMachine::new(json!({
+                "metadata": {"name": "web"},
+                "spec": {"runStrategy": "Manual"},
+                "status": {"printableStatus": "Stopping"},
+            }))
+            .unwrap(),
+            instance: crate::kubevirt::types::decode(
+                json!({"metadata": {"name": "web", "uid": "old"}, "status": {"phase": "Failed"}}),
+            )
+            .ok(),
+        };
+        for verb in [Verb::Restart, Verb::Start { paused: false }] {
+            assert_eq!(judge(verb, Some("old"), &look), Progress::Waiting("Stopping".to_owned()), "{verb:?}");
+            assert!(matches!(judge(verb, Some("older"), &look), Progress::Failed(_)), "{verb:?}");
+        }
+    }
+}
