@@ -38,6 +38,8 @@ struct Seen {
     damaged: HashMap<usize, usize>,
     /// Answers a constant that looks like a checksum.
     constant: bool,
+    /// The client panics over this part.
+    panics: Option<usize>,
     at_once: usize,
     most_at_once: usize,
 }
@@ -54,6 +56,10 @@ impl Parts {
         let mut seen = self.state.lock().unwrap();
         seen.at_once -= 1;
         seen.order.push(number);
+        if seen.panics == Some(number) {
+            drop(seen);
+            panic!("over part {number}");
+        }
         if let Some(left) = seen.failing.get_mut(&number).filter(|left| **left > 0) {
             *left -= 1;
             return Err(object_store::Error::Generic { store: "test", source: "it is on fire".into() });
@@ -395,6 +401,12 @@ fn a_part_that_never_arrives_ends_the_run() {
         let error = result.unwrap_err();
         assert!(error.to_string().starts_with("part 4: ") && error.to_string().contains(text), "{error}");
     }
+}
+
+#[test]
+fn a_part_that_the_client_panics_over_ends_the_run() {
+    let (_, result) = run_with(Seen { panics: Some(3), ..Seen::default() });
+    assert_eq!(result.unwrap_err().to_string(), "sending part 3 panicked");
 }
 
 #[test]

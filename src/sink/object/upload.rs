@@ -3,11 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    panic::AssertUnwindSafe,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use md5::{Digest as _, Md5};
 use object_store::{MultipartId, PutPayload, multipart::MultipartStore, path::Path};
 use tokio::{runtime::Handle, task::JoinSet};
@@ -124,7 +126,9 @@ impl Upload {
         while tasks.try_join_next().is_some() {}
         tasks.spawn_on(
             async move {
-                let sent = inner.send(number, len, pieces, earlier).await;
+                let sent = AssertUnwindSafe(inner.send(number, len, pieces, earlier)).catch_unwind().await;
+                // Who waits for this part would wait for ever.
+                let sent = sent.unwrap_or_else(|_| Err(Error::failed(format!("sending part {number} panicked"))));
                 inner.sent(number, held, sent);
             },
             &self.runtime,
