@@ -3,10 +3,10 @@
 use std::{fs, path::Path, time::Duration};
 
 use super::{
-    proxy::{Fault, Proxy},
-    servers::{Bucket, Server},
+    proxy::{Fault, Proxy, tls},
+    servers::{Bucket, KEY_ID, SECRET, Server},
 };
-use crate::support::{Finished, KINDS, listing, make_disk, read, run, scratch};
+use crate::support::{Finished, KINDS, listing, make_disk, read, run, scratch, vmferry};
 
 /// Several parts of 8 MiB, and an odd end.
 const LEN: usize = (37 << 20) + 512;
@@ -66,6 +66,38 @@ fn every_format_has_the_same_bytes_in_every_store_as_in_a_file() {
         }
         assert_eq!(bucket.list().len(), 2 * KINDS.len(), "{server:?}: images and manifests, no marker");
         assert!(left_in(dir.path()).is_empty(), "{server:?}: {:?}", left_in(dir.path()));
+    }
+}
+
+#[test]
+fn an_upload_over_tls_is_right_and_is_taken_up() {
+    for server in Server::S3 {
+        let Some(bucket) = Bucket::new(server) else { continue };
+        let dir = scratch();
+        let source = dir.path().join("source.raw");
+        let disk = make_disk(&source, 32, LEN);
+        let mut parts = 0;
+        let proxy = Proxy::start(&bucket.address, move |seen| {
+            parts += usize::from(seen.target.contains("partNumber=") && seen.target.contains("disk.raw"));
+            if parts > 2 { Fault::error(403, "AccessDenied") } else { Fault::None }
+        });
+        let journal = dir.path().join("journal");
+        let convert = |upstream: &str| {
+            let (address, ca_file) = tls(upstream, dir.path());
+            let endpoint = format!("https://{address}");
+            let mut command = vmferry(["convert", "-q"]);
+            command.env("AWS_ACCESS_KEY_ID", KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET);
+            command.env("HOME", "/nonexistent");
+            command.args([source.to_str().unwrap(), &bucket.url("disk.raw"), "--verify"]);
+            command.args(["--store-endpoint", &endpoint, "--store-ca-file", ca_file.to_str().unwrap()]);
+            command.args(["--journal", journal.to_str().unwrap()]);
+            Finished::from(command.output().unwrap())
+        };
+        let failed = convert(&proxy.address);
+        assert!(failed.stderr.contains("is kept"), "{server:?}: {}", failed.stderr);
+        convert(&bucket.address).expect(0);
+        assert!(fetched(&bucket, "disk.raw", dir.path()) == disk, "{server:?}");
+        assert_eq!(bucket.list(), ["disk.raw", "disk.raw.vmferry.jsonl"], "{server:?}");
     }
 }
 
