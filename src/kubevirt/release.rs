@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn vms_without_networks_get_one_as_the_cluster_says() {
-        let of = |network: serde_json::Value| {
+        let of = |network: Value| {
             Release::of(&json!({"spec": {"configuration": {"network": network}}}))
                 .default_binding()
                 .to_owned()
