@@ -12,7 +12,7 @@ use crate::cli::{
     waiting::WaitArgs,
 };
 
-/// Delete a VM, and the volumes that its templates made
+/// Delete a VM, and the volumes that belong to it
 #[derive(Args, Debug)]
 pub(crate) struct DeleteArgs {
     #[command(flatten)]

@@ -13,7 +13,7 @@ use crate::{
         Resource,
         explain::CallError,
         resource::encoded,
-        types::{Object, VirtualMachine},
+        types::{Claim, Object, VirtualMachine},
     },
 };
 
@@ -34,12 +34,12 @@ pub struct Doomed {
 }
 
 impl Vms {
-    /// Looks at what the deletion of a VM would delete. Volumes that its templates made go with it, unless
-    /// they are to be kept; others stay in any case.
+    /// Looks at what the deletion of a VM would delete. Volumes that its templates made go with it, and claims that
+    /// belong to it, as those of a restore or a clone do, unless they are to be kept; others stay in any case.
     ///
     /// # Errors
-    /// There is no such VM; volumes are to be kept while it runs: the cluster can only let go of everything
-    /// that belongs to a VM, and its guest must not be part of that.
+    /// There is no such VM, or its claims cannot be looked at; volumes are to be kept while it runs: the cluster can
+    /// only let go of everything that belongs to a VM, and its guest must not be part of that.
     pub async fn doomed(&self, name: &str, keep_volumes: bool) -> Result<Doomed> {
         let vm = self.find(name).await?;
         let running = self.instance(name).await?.is_some_and(|instance| !instance.is_over());
@@ -54,12 +54,19 @@ impl Vms {
             .collect();
         let used =
             crate::kubevirt::VolumePlan::of_vm(&vm.object).volumes.into_iter().map(|volume| volume.claim);
-        let (volumes, kept) = if keep_volumes {
-            (Vec::new(), used.chain(made.iter().cloned()).collect())
+        let (mut volumes, mut kept) = (Vec::new(), Vec::new());
+        if keep_volumes {
+            kept.extend(used.chain(made));
         } else {
-            (made.clone(), used.filter(|claim| !made.contains(claim)).collect::<Vec<_>>())
-        };
-        let mut kept: Vec<String> = kept;
+            volumes = made;
+            for claim in used {
+                if volumes.contains(&claim) {
+                    continue;
+                }
+                let of = if self.owns(&vm, &claim).await? { &mut volumes } else { &mut kept };
+                of.push(claim);
+            }
+        }
         kept.sort();
         kept.dedup();
         Ok(Doomed {
@@ -107,6 +114,13 @@ impl Vms {
         };
         self.until_gone(doomed, wait).await?;
         Ok(Acted { vm, state: None, complete: true })
+    }
+
+    /// Whether a claim belongs to a VM, so that the cluster deletes it when the VM is gone.
+    async fn owns(&self, vm: &VirtualMachine, claim: &str) -> Result<bool> {
+        let found: Option<Claim> = self.cluster.find(&Resource::claims(), claim).await?;
+        let owners = found.map(|claim| claim.metadata.owner_references).unwrap_or_default();
+        Ok(owners.iter().any(|owner| owner.uid == vm.metadata.uid))
     }
 
     /// Whether the VM that was looked at is there no more.

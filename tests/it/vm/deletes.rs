@@ -53,6 +53,43 @@ fn an_answer_that_was_lost_is_no_failure() {
 }
 
 #[test]
+fn claims_that_belong_to_a_vm_are_not_called_kept() {
+    let cluster = Cluster::start();
+    cluster.sim.add_vm(Vm::new("demo", "web").disk("root", Disk::pattern(1 << 20, 1)));
+    cluster.run("snapshot create demo/web --name s").expect(0);
+    for (policy, kept) in [("", false), (" --volume-owner none", true)] {
+        cluster.run(&format!("snapshot restore demo/s --to copy{policy}")).expect(0);
+        let before = claims(&cluster);
+        let restored: Vec<_> = before.iter().filter(|claim| claim.starts_with("restore-")).collect();
+        assert_eq!(restored.len(), 1, "{before:?}");
+        let deleted = cluster.run("vm delete demo/copy --yes").expect(0);
+        assert_eq!(deleted.stderr.contains(&format!("kept: {}", restored[0])), kept, "{}", deleted.stderr);
+        if kept {
+            assert_eq!(claims(&cluster), before);
+        } else {
+            crate::support::wait_for("the restored claim to go", || claims(&cluster) == ["web-root"]);
+        }
+    }
+    cluster.run("vm clone demo/web twin").expect(0);
+    if !crate::support::have("script") {
+        return;
+    }
+    // What somebody is asked names what goes.
+    let line = format!(
+        "{} vm delete demo/twin --kubeconfig {}",
+        env!("CARGO_BIN_EXE_vmferry"),
+        cluster.kubeconfig.display()
+    );
+    let asked = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&asked.stdout);
+    assert!(said.contains("delete VM demo/twin and its volumes restore-"), "{said}");
+}
+
+#[test]
 fn volumes_can_be_kept() {
     let cluster = Cluster::start();
     add(&cluster, "web");

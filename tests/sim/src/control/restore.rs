@@ -76,8 +76,20 @@ fn reconcile(world: &World, state: &mut State, key: &Key, restore: &Value) {
         return tell(state, key, false, "Creating new PVCs", &restores);
     }
     let vm = put_vm(world, state, key, target, restore, &content, &restores);
+    if restore["spec"]["volumeOwnershipPolicy"] != "None" {
+        own(state, key, &vm, &restores);
+    }
     state.store.update(key, |restore| restore["metadata"]["ownerReferences"] = json!([store::owner(&vm)]));
     tell(state, key, true, "Operation complete", &restores);
+}
+
+/// The restored claims belong to the VM, and go with it.
+fn own(state: &mut State, key: &Key, vm: &Value, restores: &[Value]) {
+    for claim in restores.iter().filter_map(|restore| restore["persistentVolumeClaim"].as_str()) {
+        state.store.update(&Key::new("/persistentvolumeclaims", &key.namespace, claim), |claim| {
+            claim["metadata"]["ownerReferences"] = json!([store::owner(vm)]);
+        });
+    }
 }
 
 /// The VM runs: what happens now is up to the policy.
