@@ -9,8 +9,8 @@ use super::Snapshots;
 use crate::{
     error::{Error, ErrorKind, Result},
     kubevirt::{
-        Acting, Resource, Told, Vms, made::Work, names::run_id, resource::check_name, session::Teller,
-        types::VmSnapshot,
+        Acting, Resource, Told, Vms, explain::told, made::Work, names::run_id, resource::check_name,
+        session::Teller, types::VmSnapshot,
     },
 };
 
@@ -202,7 +202,7 @@ impl Snapshots {
             "metadata": {"name": name, "namespace": self.cluster.namespace()},
             "spec": spec,
         });
-        self.cluster.make(restores, &object, acting.dry_run).await?;
+        self.cluster.make(restores, &object, acting.dry_run).await.map_err(stands_in_the_way)?;
         let Some(wait) = acting.wait.filter(|_| !acting.dry_run) else {
             return Ok(Restored { restore: name, vm, state: None, complete: false });
         };
@@ -357,6 +357,17 @@ impl Snapshots {
             self.cluster.changed(restores, name, &found.metadata.resource_version, left.min(LOOK)).await;
         }
     }
+}
+
+/// A restore that is not complete lets no other of the same VM be made, even if it failed for good.
+fn stands_in_the_way(error: Error) -> Error {
+    let text = told(&error);
+    if !(text.contains("VirtualMachineRestore \"") && text.contains("in progress")) {
+        return error;
+    }
+    error.with_further_hint(
+        "wait for it; if it failed, it stands in the way until 'kubectl delete vmrestore' gives it up",
+    )
 }
 
 /// A watch may miss what happens to other objects.

@@ -113,7 +113,7 @@ fn policies_reach_the_cluster() {
     cluster.refused(
         "snapshot restore demo/before --if-running wait",
         7,
-        &["VirtualMachineRestore", "in progress"],
+        &["VirtualMachineRestore", "in progress", "'kubectl delete vmrestore' gives it up"],
     );
 }
 
