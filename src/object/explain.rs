@@ -177,6 +177,11 @@ impl Answer {
                 cannot(),
                 "this machine's clock is wrong: requests are signed with the time".to_owned(),
             ),
+            (_, "InvalidPart" | "InvalidBlockList") => failed(
+                format!("{}: parts of it are gone, or another run has replaced them", cannot()),
+                "start again with --restart; Azure drops blocks that nobody has committed for a week"
+                    .to_owned(),
+            ),
             (404, _) => failed(
                 format!("there is no object {location}"),
                 "check its name; upper and lower case are different".to_owned(),
@@ -418,6 +423,15 @@ mod tests {
         let moved = Answer::read(301, "<Code>PermanentRedirect</Code>").or(None, Some("eu-north-1"));
         let error = moved.explain(&location("s3://b/d"), Act::Read);
         assert!(error.hint().unwrap().contains("--store-region eu-north-1"));
+    }
+
+    #[test]
+    fn an_upload_that_can_never_be_completed_is_begun_anew() {
+        for (url, code) in [("s3://b/d", "InvalidPart"), ("az://b/d", "InvalidBlockList")] {
+            let error =
+                Answer::read(400, &format!("<Code>{code}</Code>")).explain(&location(url), Act::Complete);
+            assert!(error.hint().unwrap().contains("--restart"), "{}", text(&error));
+        }
     }
 
     #[test]
