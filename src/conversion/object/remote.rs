@@ -108,7 +108,8 @@ impl ObjectPlace {
         for pin in point.iter().flat_map(|point| &point.pins) {
             let mut at = pin.at;
             for name in &pin.objects {
-                let bytes = self.read_pin(&run, name).await?;
+                let bytes =
+                    self.read_pin(&run, name, pin.at.saturating_add(pin.len).saturating_sub(at)).await?;
                 // Whether they are the right ones, their checksum tells later on.
                 pins.write(at, std::slice::from_ref(&bytes))?;
                 at += bytes.len() as u64;
@@ -148,7 +149,7 @@ impl ObjectPlace {
                 segment.path, segment.size
             )));
         }
-        let bytes = self.read_beside(&segment.path).await?;
+        let bytes = self.read_beside(&segment.path, MAX_SEGMENT_LEN).await?;
         let head = bytes.iter().position(|byte| *byte == b'\n');
         let head = head.and_then(|end| Some((serde_json::from_slice(&bytes[..end]).ok()?, end + 1)));
         match head {
@@ -159,18 +160,26 @@ impl ObjectPlace {
         }
     }
 
-    async fn read_pin(&self, run: &str, name: &str) -> Result<Bytes> {
+    async fn read_pin(&self, run: &str, name: &str, max: u64) -> Result<Bytes> {
         let stem = name.strip_suffix(".pin").unwrap_or_default();
         if stem.is_empty() || !stem.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
             return Err(Error::failed(format!("the journal is damaged: {name:?} is no name of a pin")));
         }
-        self.read_beside(&self.directory_of(run)?.child(&format!("/{name}")).path()?).await
+        self.read_beside(&self.directory_of(run)?.child(&format!("/{name}")).path()?, max).await
     }
 
-    async fn read_beside(&self, path: &Path) -> Result<Bytes> {
+    /// All bytes of an object that should have at most `max`.
+    async fn read_beside(&self, path: &Path, max: u64) -> Result<Bytes> {
         let place = self.location.with_key(path.as_ref());
         let failed = |error| object_error(&place, Act::Read, error);
-        self.store.objects.get(path).await.map_err(failed)?.bytes().await.map_err(failed)
+        let got = self.store.objects.get(path).await.map_err(failed)?;
+        if got.meta.size > max {
+            let message =
+                format!("{place} has {} bytes, and {max} are the most that belong there", got.meta.size);
+            return Err(Error::failed(message)
+                .with_hint("give the run up with vmferry gc URL --run ID --yes, and start again"));
+        }
+        got.bytes().await.map_err(failed)
     }
 
     fn directory_of(&self, run: &str) -> Result<ObjectLocation> {
