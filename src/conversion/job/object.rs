@@ -10,11 +10,11 @@ use super::{
 use crate::{
     conversion::{
         ResumePolicy,
-        object::{Completed, ObjectPlace},
+        object::{Completed, ObjectPlace, parts_of},
     },
     error::{Error, Result},
     pipeline::{
-        journal::{Checkpoint, Closed, DiskEnd, Journal, ObjectHeader, PartRecord, Record, Summary},
+        journal::{Checkpoint, Closed, DiskEnd, Journal, ObjectHeader, Record, Summary},
         progress::Snapshot,
     },
     sink::{
@@ -275,7 +275,7 @@ impl Job<'_> {
     }
 
     async fn complete_upload(&mut self, summary: &Summary, size: u64) -> Result<Completed> {
-        let parts: Vec<PartRecord> = summary.parts.values().cloned().collect();
+        let parts = parts_of(size, self.object_header()?.schedule, summary.parts.values());
         let upload = summary.upload.as_deref().unwrap_or_default();
         let restarted = self.means.options.resume == ResumePolicy::Restart;
         debug_assert!(summary.upload.is_some() || restarted, "parts belong to an upload");

@@ -376,8 +376,10 @@ impl There {
         let by_md5 = parts.values().all(|part| part.id.trim_matches('"') == part.md5);
         parts.retain(|number, part| {
             there.get(number).is_some_and(|there| {
-                // With a checksum, an id has the ETag somewhere in it.
-                there.size == part.len && part.id.contains(there.etag.trim_matches('"'))
+                let etag = there.etag.trim_matches('"');
+                // With a checksum, an id has the ETag somewhere in it. Where none is listed, what may have
+                // been sent again since it was recorded may be another part by now.
+                there.size == part.len && part.id.contains(etag) && (*number < from || !etag.is_empty())
             })
         });
         for (number, part) in there.into_iter().filter(|(number, _)| by_md5 && *number >= from) {
@@ -389,6 +391,16 @@ impl There {
             }
         }
     }
+}
+
+/// Of `parts`, those that an object of `size` bytes is made of: an earlier run may have sent more than what
+/// goes on from it, with another encoder, came to need.
+pub(crate) fn parts_of<'a>(
+    size: u64,
+    schedule: Schedule,
+    parts: impl Iterator<Item = &'a PartRecord>,
+) -> Vec<PartRecord> {
+    parts.filter(|part| part.part == 1 || schedule.start(part.part) < size).cloned().collect()
 }
 
 fn is_made_by(found: &ObjectHead, run: &str, size: u64) -> bool {
@@ -444,6 +456,18 @@ mod tests {
         assert_eq!(parts, [recorded(1, 0), recorded(5, 2)].into());
         There(None).reconcile(&mut parts, 1);
         assert_eq!(parts.len(), 2, "who does not tell is believed");
+        let silent = |number| StoredPart { etag: String::new(), ..stored(number, 0) };
+        There(Some(vec![silent(1), silent(5)])).reconcile(&mut parts, 5);
+        assert_eq!(parts, [recorded(1, 0)].into(), "the fifth may have been sent again");
+    }
+
+    #[test]
+    fn an_object_is_not_made_of_parts_behind_its_end() {
+        let schedule = Schedule { first: 8, equal: 9, step: 0, longest: 8, parts: 9 };
+        let parts: BTreeMap<_, _> = [recorded(1, 0), recorded(2, 1), recorded(3, 2)].into();
+        for (size, count) in [(0, 1), (1, 1), (8, 1), (9, 2), (16, 2), (17, 3), (24, 3)] {
+            assert_eq!(parts_of(size, schedule, parts.values()).len(), count, "{size}");
+        }
     }
 
     #[test]
