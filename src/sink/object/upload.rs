@@ -128,7 +128,8 @@ impl Upload {
             async move {
                 let sent = AssertUnwindSafe(inner.send(number, len, pieces, earlier)).catch_unwind().await;
                 // Who waits for this part would wait for ever.
-                let sent = sent.unwrap_or_else(|_| Err(Error::failed(format!("sending part {number} panicked"))));
+                let sent =
+                    sent.unwrap_or_else(|_| Err(Error::failed(format!("sending part {number} panicked"))));
                 inner.sent(number, held, sent);
             },
             &self.runtime,
