@@ -374,7 +374,7 @@ fn retries(options: &StoreOptions) -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig::default(),
         max_retries: MAX_RETRIES,
-        retry_timeout: options.retry_for,
+        retry_timeout: options.retry_for.min(SIGNED_FOR),
     }
 }
 
@@ -418,6 +418,10 @@ const MAX_CA_FILE_LEN: u64 = 4 << 20;
 /// Tries of the last request of an upload behind the first. They take a second or two; what it has come to
 /// is looked at then.
 const FEW_RETRIES: usize = 4;
+
+/// The client signs a request once for all its tries, and a signature is good for fifteen minutes, the last
+/// try included. Parts are tried again behind that, newly signed.
+const SIGNED_FOR: Duration = Duration::from_secs(300);
 
 /// Tries of one request behind the first; they take a minute and more.
 const MAX_RETRIES: usize = 12;
@@ -485,6 +489,15 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn no_request_is_tried_for_longer_than_its_signature_is_good() {
+        let of = |seconds| {
+            let retry_for = Duration::from_secs(seconds);
+            retries(&StoreOptions { retry_for, ..StoreOptions::default() }).retry_timeout
+        };
+        assert_eq!((of(60), of(3600)), (Duration::from_secs(60), SIGNED_FOR));
     }
 
     #[tokio::test]
