@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use super::Scheme;
 use crate::error::Error;
 
 /// How object stores are reached, and what objects are made with.
@@ -66,6 +67,26 @@ impl Default for StoreOptions {
     }
 }
 
+impl StoreOptions {
+    /// Refuses what new objects are to have and a store of this kind would not give them.
+    ///
+    /// # Errors
+    /// There is such an option.
+    pub(super) fn check_new(&self, scheme: Scheme) -> Result<(), Error> {
+        let refused = match scheme {
+            Scheme::S3 => None,
+            _ if self.encryption.is_some() => Some("--sse"),
+            _ if !self.tags.is_empty() => Some("--object-tag"),
+            Scheme::Azure if self.storage_class.is_some() => Some("--storage-class"),
+            Scheme::Azure | Scheme::Gcs => None,
+        };
+        let Some(option) = refused else { return Ok(()) };
+        let message = format!("{option} has no effect on new objects in {}", scheme.title());
+        Err(Error::usage(message)
+            .with_hint(format!("leave it out, and set the {} up with the provider", scheme.place())))
+    }
+}
+
 /// Encryption by an S3 store, under keys that it keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Encryption {
@@ -103,6 +124,23 @@ impl fmt::Display for Encryption {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_store_would_leave_undone_is_refused() {
+        let encrypted = StoreOptions { encryption: Some(Encryption::S3), ..StoreOptions::default() };
+        let tagged = StoreOptions { tags: vec![("a".into(), "b".into())], ..StoreOptions::default() };
+        let classed = StoreOptions { storage_class: Some("COLDLINE".into()), ..StoreOptions::default() };
+        for (options, gcs) in
+            [(&encrypted, false), (&tagged, false), (&classed, true), (&StoreOptions::default(), true)]
+        {
+            options.check_new(Scheme::S3).unwrap();
+            assert_eq!(options.check_new(Scheme::Gcs).is_ok(), gcs, "{options:?}");
+        }
+        for options in [encrypted, tagged, classed] {
+            let error = options.check_new(Scheme::Azure).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Usage, "{error}");
+        }
+    }
 
     #[test]
     fn encryption_is_read_as_it_is_written() {

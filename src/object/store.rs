@@ -51,6 +51,7 @@ impl Store {
     /// The options or the environment contradict each other, or a file they name cannot be read.
     pub(crate) async fn open(location: &ObjectLocation, options: &StoreOptions) -> Result<Self> {
         crate::tls::install();
+        options.check_new(location.scheme())?;
         let (location, options) = (location.clone(), options.clone());
         let open = tokio::task::spawn_blocking(move || {
             let (objects, parts, parts_of_new, access) = match location.scheme() {
