@@ -74,6 +74,16 @@ impl Store {
         &self.options
     }
 
+    /// How long to wait for a part of `len` bytes, with what the client tries by itself. Its own limit for a
+    /// request follows the longest part: hours, where a disk may become large.
+    pub(crate) fn patience(&self, len: u64) -> Duration {
+        let sending = Duration::from_secs(len / SLOWEST);
+        self.options
+            .stall_timeout
+            .saturating_add(retries(&self.options).retry_timeout)
+            .saturating_add(sending)
+    }
+
     /// What a new object is made with: what the options say, and `metadata` beside.
     pub(crate) fn creation(&self, metadata: &[(&'static str, String)]) -> PutMultipartOptions {
         let mut attributes = Attributes::new();

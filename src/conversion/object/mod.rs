@@ -187,6 +187,10 @@ impl ObjectPlace {
             name: self.location.to_string(),
             answers_md5: !kms && self.store.scheme() != Scheme::Azure,
             rate: self.rate.clone(),
+            patience: Arc::new({
+                let store = self.store.clone();
+                move |len| store.patience(len)
+            }),
             explain: Arc::new(move |error| object_error(&location, Act::Write, error)),
         })
     }

@@ -38,6 +38,8 @@ struct Seen {
     damaged: HashMap<usize, usize>,
     /// Answers a constant that looks like a checksum.
     constant: bool,
+    /// How often a part is never answered.
+    hanging: HashMap<usize, usize>,
     /// The client panics over this part.
     panics: Option<usize>,
     at_once: usize,
@@ -53,6 +55,9 @@ impl Parts {
             seen.most_at_once = seen.most_at_once.max(seen.at_once);
         }
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        if self.hangs(number) {
+            std::future::pending::<()>().await;
+        }
         let mut seen = self.state.lock().unwrap();
         seen.at_once -= 1;
         seen.order.push(number);
@@ -78,6 +83,14 @@ impl Parts {
             format!("\"{digest}\"")
         };
         Ok(PartId { content_id })
+    }
+
+    fn hangs(&self, number: usize) -> bool {
+        let mut seen = self.state.lock().unwrap();
+        let left = seen.hanging.entry(number).or_default();
+        let hangs = *left > 0;
+        *left = left.saturating_sub(1);
+        hangs
     }
 
     fn object(&self) -> Vec<u8> {
@@ -149,6 +162,7 @@ fn target(parts: &Arc<Parts>) -> PartTarget {
         name: "s3://bucket/key".into(),
         answers_md5: true,
         rate: None,
+        patience: Arc::new(|_| std::time::Duration::from_secs(2)),
         explain: Arc::new(|error| Error::failed("the store failed").with_source(error)),
     }
 }
@@ -401,6 +415,13 @@ fn a_part_that_never_arrives_ends_the_run() {
         let error = result.unwrap_err();
         assert!(error.to_string().starts_with("part 4: ") && error.to_string().contains(text), "{error}");
     }
+}
+
+#[test]
+fn a_part_that_is_not_answered_is_sent_again() {
+    let (parts, result) = run_with(Seen { hanging: [(2, 1)].into(), ..Seen::default() });
+    result.unwrap();
+    assert_eq!(parts.object(), vec![7; 20_000]);
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub(crate) struct PartTarget {
     /// Whether what the store answers to a part should be the MD5 of its bytes.
     pub(crate) answers_md5: bool,
     pub(crate) rate: Option<Rate>,
+    /// How long to wait for a part of so many bytes.
+    pub(crate) patience: Arc<dyn Fn(u64) -> Duration + Send + Sync>,
     /// Makes an error of the store one of ours.
     pub(crate) explain: Arc<dyn Fn(object_store::Error) -> Error + Send + Sync>,
 }
@@ -200,7 +202,9 @@ impl Inner {
             }
             let PartTarget { store, path, upload, .. } = &self.target;
             let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
-            let put = store.put_part(path, upload, index, payload.clone()).await;
+            let put = store.put_part(path, upload, index, payload.clone());
+            let put = tokio::time::timeout((self.target.patience)(len), put).await;
+            let put = put.unwrap_or_else(|_| Err(no_answer()));
             let what = format!("part {number}: ");
             let error = match put {
                 Ok(id) if self.answer_is_right(&id.content_id, &md5, before.as_deref()) => {
@@ -209,7 +213,10 @@ impl Inner {
                 Ok(id) => {
                     before = Some(id.content_id);
                     Error::failed(format!("what arrived at {} is not what was sent", self.name()))
-                        .with_hint("something between here and the store changes bytes")
+                        .with_hint(
+                            "something between here and the store changes bytes; or the bucket encrypts by a key \
+                             service, and answers differ: say --sse aws:kms then",
+                        )
                         .prefixed(&what)
                 }
                 Err(error) if is_final(&error) => return Err((self.target.explain)(error).prefixed(&what)),
@@ -402,6 +409,12 @@ impl Failure {
             None => error,
         }
     }
+}
+
+fn no_answer() -> object_store::Error {
+    let error = Error::new(ErrorKind::Network, "the store did not answer in time")
+        .with_hint("check the endpoint and the network; run the same command again to go on from here");
+    object_store::Error::Generic { store: "parts", source: Box::new(error) }
 }
 
 /// Whether sending again cannot help.
