@@ -152,7 +152,7 @@ fn open_s3(location: &ObjectLocation, options: &StoreOptions) -> Result<Opened> 
         // TLS sees to it that bytes arrive as they were sent. Without it the signature has to.
         .with_unsigned_payload(is_encrypted)
         .with_skip_signature(options.anonymous);
-    if is_encrypted {
+    if is_encrypted && wants_checksums(variable("AWS_REQUEST_CHECKSUM_CALCULATION").as_deref()) {
         // What the store keeps is what was sent: checked by the store, kept with the object.
         builder = builder.with_checksum_algorithm(Checksum::CRC64NVME);
     }
@@ -188,6 +188,12 @@ fn open_s3(location: &ObjectLocation, options: &StoreOptions) -> Result<Opened> 
         Credentials::Aws { provider, region }
     };
     Ok((Arc::clone(&store) as _, store, of_new, Access::new(bucket_url, credentials)))
+}
+
+/// Whether parts go with a checksum that nobody insists on. Stores that know none, and refuse them, are used
+/// with the setting that turns them off in the provider's own tools.
+fn wants_checksums(setting: Option<&str>) -> bool {
+    !setting.is_some_and(|setting| setting.eq_ignore_ascii_case("when_required"))
 }
 
 /// Encryption as the client's settings have it.
@@ -500,6 +506,12 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn checksums_can_be_turned_off_for_stores_that_refuse_them() {
+        assert!(wants_checksums(None) && wants_checksums(Some("when_supported")));
+        assert!(!wants_checksums(Some("when_required")) && !wants_checksums(Some("WHEN_REQUIRED")));
     }
 
     #[test]
