@@ -51,7 +51,7 @@ pub struct LeftRun {
     pub run: String,
     /// The VM whose disks these are, as `namespace/name`.
     pub vm: Option<String>,
-    /// Since when nothing was written: no part, nor the marker.
+    /// Since when nothing was written: no part, nor the marker, nor what a run keeps beside it.
     pub idle: Duration,
     /// Its uploads.
     pub uploads: Vec<LeftUpload>,
@@ -113,12 +113,12 @@ async fn look(found: Vec<FoundMarker>, run: Option<&str>, place: Place) -> Resul
     let (mut leftovers, place) = (StoreLeftovers::default(), Arc::new(place));
     let believed = found.iter().filter_map(|found| found.marker.as_ref().ok());
     let named: HashSet<MarkedUpload> = believed.flat_map(|marker| marker.uploads.iter().cloned()).collect();
-    for FoundMarker { location, written, marker } in found {
+    for FoundMarker { location, written, kept, marker } in found {
         match marker {
             Err(why) => leftovers.unbelieved.push((location.to_string(), why)),
             Ok(marker) if run.is_some_and(|run| run != marker.run) => {}
             Ok(marker) => {
-                leftovers.runs.push(LeftRun::look(&place, location, written, marker, &named).await?);
+                leftovers.runs.push(LeftRun::look(&place, location, (written, kept), marker, &named).await?);
             }
         }
     }
@@ -129,11 +129,11 @@ impl LeftRun {
     async fn look(
         place: &Arc<Place>,
         location: ObjectLocation,
-        written: u64,
+        (written, kept): (u64, u64),
         marker: Marker,
         named: &HashSet<MarkedUpload>,
     ) -> Result<Self> {
-        let (mut uploads, mut newest) = (Vec::new(), written);
+        let (mut uploads, mut newest) = (Vec::new(), written.max(kept));
         for marked in marker.uploads {
             let object = location.with_key(&marked.key);
             let found = match (location.scheme(), marked.id.is_empty()) {

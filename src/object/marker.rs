@@ -10,6 +10,8 @@
 //! touched: where a run was killed before it knew the id, the upload is found by its key (`leftovers`). A marker is believed only about keys below
 //! its own prefix: who may write into one prefix cannot have uploads in another one given up.
 
+use std::collections::HashMap;
+
 use futures_util::TryStreamExt as _;
 use object_store::{ObjectStoreExt as _, PutPayload, path::Path};
 use serde::{Deserialize, Serialize};
@@ -49,6 +51,8 @@ pub(crate) struct FoundMarker {
     pub(crate) location: ObjectLocation,
     /// When it was written, by the store's clock, in seconds since 1970.
     pub(crate) written: u64,
+    /// When the run last kept something beside it, by the same clock; 0 if it did not.
+    pub(crate) kept: u64,
     /// What it says, or why that cannot be believed.
     pub(crate) marker: Result<Marker, String>,
 }
@@ -144,9 +148,19 @@ impl Marker {
         };
         let failed = |error| object_error(location, Act::List, error);
         let mut listed = store.objects.list(prefix.as_ref());
-        let mut found = Vec::new();
+        let mut found: Vec<FoundMarker> = Vec::new();
+        let mut kept: HashMap<String, u64> = HashMap::new();
         while let Some(meta) = listed.try_next().await.map_err(failed)? {
-            let Some((base, run)) = parts(&meta.location) else { continue };
+            let written = u64::try_from(meta.last_modified.timestamp()).unwrap_or(0);
+            let Some((base, run)) = parts(&meta.location) else {
+                if let Some(directory) = directory_of(&meta.location)
+                    && (kept.len() < MAX_MARKERS || kept.contains_key(directory))
+                {
+                    let newest = kept.entry(directory.to_owned()).or_default();
+                    *newest = written.max(*newest);
+                }
+                continue;
+            };
             if found.len() >= MAX_MARKERS {
                 return Err(Error::failed(format!(
                     "there are more than {MAX_MARKERS} markers below {location}"
@@ -167,8 +181,11 @@ impl Marker {
                     Err(error) => return Err(object_error(&place, Act::Read, error)),
                 }
             };
-            let written = u64::try_from(meta.last_modified.timestamp()).unwrap_or(0);
-            found.push(FoundMarker { location: place, written, marker });
+            found.push(FoundMarker { location: place, written, kept: 0, marker });
+        }
+        for marker in &mut found {
+            let directory = marker.location.key().trim_end_matches(".json");
+            marker.kept = kept.get(directory).copied().unwrap_or(0);
         }
         Ok(found)
     }
@@ -181,6 +198,14 @@ fn parts(path: &Path) -> Option<(&str, &str)> {
     let base = directory.strip_suffix(DIRECTORY)?;
     let run = name.strip_suffix(".json")?;
     (is_run(run) && (base.is_empty() || base.ends_with('/'))).then_some((base, run))
+}
+
+/// The directory of a run, if the key is that of something that it keeps.
+fn directory_of(path: &Path) -> Option<&str> {
+    let (directory, _) = path.as_ref().rsplit_once('/')?;
+    let (above, run) = directory.rsplit_once('/')?;
+    let base = above.strip_suffix(DIRECTORY)?;
+    (is_run(run) && (base.is_empty() || base.ends_with('/'))).then_some(directory)
 }
 
 /// What the marker of `run` below `base` says.
@@ -287,6 +312,13 @@ mod tests {
             "a/.vmferry/.json",
         ] {
             assert_eq!(parsed(key), None, "{key}");
+        }
+        let kept = |key: &str| directory_of(&Path::parse(key).unwrap()).map(str::to_owned);
+        assert_eq!(kept("a/b/.vmferry/r1/1.journal"), Some("a/b/.vmferry/r1".into()));
+        assert_eq!(kept(".vmferry/r1/1.journal"), Some(".vmferry/r1".into()));
+        for key in ["a/x.vmferry/r1/1", "a/.vmferry/r1.json", "a/.vmferry/r1/x/1", "a/.vmferry/r 1/1", "r1/1"]
+        {
+            assert_eq!(kept(key), None, "{key}");
         }
     }
 }

@@ -37,17 +37,25 @@ impl ObjectPlace {
             (Some(first), Some(second)) => {
                 let upload = self.store.objects.put_multipart(&path).await.map_err(failed)?;
                 let mut upload = WriteMultipart::new_with_chunk_size(upload, PIECE_LEN);
-                let mut next = Some(first);
-                let mut then = Some(second);
-                while let Some(piece) = next {
-                    upload.wait_for_capacity(1).await.map_err(failed)?;
-                    upload.put(piece);
-                    next = match then.take() {
-                        Some(piece) => Some(piece),
-                        None => receiver.recv().await,
-                    };
+                let (mut next, mut then) = (Some(first), Some(second));
+                let sent = async {
+                    while let Some(piece) = next {
+                        upload.wait_for_capacity(1).await.map_err(failed)?;
+                        upload.put(piece);
+                        next = match then.take() {
+                            Some(piece) => Some(piece),
+                            None => receiver.recv().await,
+                        };
+                    }
+                    joined(writing).await
+                };
+                if let Err(error) = sent.await {
+                    // Nobody goes on with it: a later run writes the manifest anew.
+                    if let Err(left) = upload.abort().await {
+                        tracing::warn!("parts of {location} may be left: {left}");
+                    }
+                    return Err(error);
                 }
-                joined(writing).await?;
                 upload.finish().await.map_err(failed)?;
             }
             (first, _) => {

@@ -102,6 +102,21 @@ fn azure_loses_markers_and_is_told_of_its_blocks() {
     assert!(bucket.list().is_empty());
 }
 
+/// Azure tells of no parts: that a run is alive shows in the journal that it keeps there, if it does.
+#[test]
+fn a_run_that_keeps_its_journal_in_the_store_is_as_old_as_its_last_record() {
+    for server in [Server::Azurite, Server::S3s] {
+        let Some(bucket) = Bucket::new(server) else { continue };
+        mark(&bucket, "vms/", "r1", "vms/a.qcow2", "");
+        mark(&bucket, "vms/", "r2", "vms/b.qcow2", "");
+        std::thread::park_timeout(std::time::Duration::from_millis(4100));
+        bucket.put_bytes("vms/.vmferry/r1/00000001.journal", b"a record");
+        bucket.run(["gc", &bucket.url("vms"), "--yes", "--older-than", "3s"]).expect(0);
+        let left = bucket.list();
+        assert_eq!(left, ["vms/.vmferry/r1.json", "vms/.vmferry/r1/00000001.journal"], "{server:?}");
+    }
+}
+
 #[test]
 fn what_is_not_allowed_or_lost_is_told() {
     let Some(bucket) = Bucket::new(Server::Moto) else { return };
