@@ -167,14 +167,19 @@ fn an_upload_that_somebody_gave_up_is_begun_anew() {
         let Some(bucket) = Bucket::new(server) else { continue };
         let dir = scratch();
         let source = dir.path().join("source.raw");
-        let disk = make_disk(&source, 52, (33 << 20) + 1);
+        let disk = make_disk(&source, 52, (73 << 20) + 1);
         let url = bucket.url("x/disk.raw");
         let mut args = ["convert", "-q", source.to_str().unwrap(), &url].map(str::to_owned).to_vec();
         args.extend(OFTEN.map(str::to_owned));
-        // The last parts wait for the kill, however slow that is.
-        let proxy = Proxy::start(&bucket.address, |seen| match part_of(seen) {
-            Some(4..) => Fault::Stall(Duration::from_secs(600)),
-            _ => Fault::None,
+        // Once something is safe, the other parts wait for the kill, however slow that is.
+        let home = dir.path().to_owned();
+        let proxy = Proxy::start(&bucket.address, move |seen| match part_of(seen) {
+            None => Fault::None,
+            Some(_) if safe_in(&home).is_empty() => {
+                wait(200);
+                Fault::None
+            }
+            Some(_) => Fault::Stall(Duration::from_secs(600)),
         });
         let mut child = bucket
             .through(&proxy.address)

@@ -79,9 +79,13 @@ fn a_killed_run_is_taken_up_by_a_machine_that_has_nothing_of_it() {
         return;
     }
     let (mut killed, mut resumed, mut kept, mut round) = (0, 0, 0, 0);
-    while killed < kill_runs() {
+    // A run that was killed before its first record has nothing to resume.
+    while killed < kill_runs() || resumed == 0 {
         round += 1;
-        assert!(round < 40 * kill_runs(), "it is always faster than the kill");
+        assert!(
+            round < 40 * kill_runs(),
+            "{killed} killed, {resumed} resumed: it is always faster than the kill"
+        );
         let bucket = &servers[usize::try_from(round).unwrap() % servers.len()];
         let kind = &KINDS[usize::try_from(round).unwrap() % KINDS.len()];
         let name = format!("disk.{}", kind.extension);
@@ -115,6 +119,10 @@ fn a_killed_run_is_taken_up_by_a_machine_that_has_nothing_of_it() {
                 break;
             }
             killed += 1;
+            if !bucket.head(&name).is_null() {
+                // It was at its last steps, which take the segments away.
+                break;
+            }
             (safe, sent) = (safe_parts(&joined(bucket, dir.path())), proxy.seen().len());
         }
         let home = dir.path().join(format!("{round}-last"));
@@ -147,7 +155,6 @@ fn a_killed_run_is_taken_up_by_a_machine_that_has_nothing_of_it() {
         }
     }
     println!("{killed} uploads killed, {resumed} resumed elsewhere, {kept} parts not sent again");
-    assert!(resumed > 0, "none of {killed} was resumed");
 }
 
 #[test]
