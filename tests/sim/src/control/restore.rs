@@ -75,15 +75,17 @@ fn reconcile(world: &World, state: &mut State, key: &Key, restore: &Value) {
     if !is_bound {
         return tell(state, key, false, "Creating new PVCs", &restores);
     }
+    // Claims that are made before their VM is belong to nobody.
+    let was_there = state.store.get(VMS, &key.namespace, target).is_some();
     let vm = put_vm(world, state, key, target, restore, &content, &restores);
-    if restore["spec"]["volumeOwnershipPolicy"] != "None" {
+    if was_there && restore["spec"]["volumeOwnershipPolicy"] != "None" {
         own(state, key, &vm, &restores);
     }
     state.store.update(key, |restore| restore["metadata"]["ownerReferences"] = json!([store::owner(&vm)]));
     tell(state, key, true, "Operation complete", &restores);
 }
 
-/// The restored claims belong to the VM, and go with it.
+/// The claims that were restored into a VM belong to it, and go with it.
 fn own(state: &mut State, key: &Key, vm: &Value, restores: &[Value]) {
     for claim in restores.iter().filter_map(|restore| restore["persistentVolumeClaim"].as_str()) {
         state.store.update(&Key::new("/persistentvolumeclaims", &key.namespace, claim), |claim| {
