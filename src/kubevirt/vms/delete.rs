@@ -35,7 +35,7 @@ pub struct Doomed {
 
 impl Vms {
     /// Looks at what the deletion of a VM would delete. Volumes that its templates made go with it, and claims that
-    /// belong to it, as those of a restore or a clone do, unless they are to be kept; others stay in any case.
+    /// belong to it, as those that were restored into it do, unless they are to be kept; others stay in any case.
     ///
     /// # Errors
     /// There is no such VM, or its claims cannot be looked at; volumes are to be kept while it runs: the cluster can
