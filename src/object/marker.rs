@@ -81,7 +81,7 @@ impl Marker {
     /// The id of the run cannot be part of a key.
     pub(crate) fn directory(run: &str, target: &ObjectLocation) -> Result<ObjectLocation> {
         let marker = Self::new(run, None, Vec::new())?.location(target);
-        Ok(marker.with_key(marker.key().trim_end_matches(".json")))
+        Ok(marker.with_key(kept_by(&marker)))
     }
 
     /// Writes it, for a run that writes `target`; replaces what the same run has written before.
@@ -101,7 +101,7 @@ impl Marker {
     /// # Errors
     /// The store refuses, or cannot be reached.
     pub(crate) async fn remove_kept(store: &Store, location: &ObjectLocation) -> Result<()> {
-        let directory = location.with_key(location.key().trim_end_matches(".json"));
+        let directory = location.with_key(kept_by(location));
         let failed = |error| object_error(&directory, Act::List, error);
         let path = directory.path()?;
         let listed: Vec<_> = store.objects.list(Some(&path)).try_collect().await.map_err(failed)?;
@@ -184,8 +184,7 @@ impl Marker {
             found.push(FoundMarker { location: place, written, kept: 0, marker });
         }
         for marker in &mut found {
-            let directory = marker.location.key().trim_end_matches(".json");
-            marker.kept = kept.get(directory).copied().unwrap_or(0);
+            marker.kept = kept.get(kept_by(&marker.location)).copied().unwrap_or(0);
         }
         Ok(found)
     }
@@ -195,17 +194,26 @@ impl Marker {
 fn parts(path: &Path) -> Option<(&str, &str)> {
     let key = path.as_ref();
     let (directory, name) = key.rsplit_once('/')?;
-    let base = directory.strip_suffix(DIRECTORY)?;
     let run = name.strip_suffix(".json")?;
-    (is_run(run) && (base.is_empty() || base.ends_with('/'))).then_some((base, run))
+    Some((base_of(directory, run)?, run))
 }
 
 /// The directory of a run, if the key is that of something that it keeps.
 fn directory_of(path: &Path) -> Option<&str> {
     let (directory, _) = path.as_ref().rsplit_once('/')?;
     let (above, run) = directory.rsplit_once('/')?;
-    let base = above.strip_suffix(DIRECTORY)?;
-    (is_run(run) && (base.is_empty() || base.ends_with('/'))).then_some(directory)
+    base_of(above, run).map(|_| directory)
+}
+
+/// The prefix that `directory` has the markers of, if one of them may be that of `run`.
+fn base_of<'a>(directory: &'a str, run: &str) -> Option<&'a str> {
+    let base = directory.strip_suffix(DIRECTORY)?;
+    (is_run(run) && (base.is_empty() || base.ends_with('/'))).then_some(base)
+}
+
+/// The directory in which the run of a marker keeps things.
+fn kept_by(marker: &ObjectLocation) -> &str {
+    marker.key().trim_end_matches(".json")
 }
 
 /// What the marker of `run` below `base` says.
