@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
+    kill::wait,
     proxy::{Fault, Proxy},
     servers::{Bucket, Server},
 };
@@ -109,7 +110,7 @@ fn a_run_that_keeps_its_journal_in_the_store_is_as_old_as_its_last_record() {
         let Some(bucket) = Bucket::new(server) else { continue };
         mark(&bucket, "vms/", "r1", "vms/a.qcow2", "");
         mark(&bucket, "vms/", "r2", "vms/b.qcow2", "");
-        std::thread::park_timeout(std::time::Duration::from_millis(4100));
+        wait(4100);
         bucket.put_bytes("vms/.vmferry/r1/00000001.journal", b"a record");
         bucket.run(["gc", &bucket.url("vms"), "--yes", "--older-than", "3s"]).expect(0);
         let left = bucket.list();

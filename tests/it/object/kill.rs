@@ -60,6 +60,14 @@ fn journal_in(home: &Path) -> Option<PathBuf> {
     Some(home.join("state/vmferry").join(name))
 }
 
+/// Of what was `safe`, nothing is among the requests behind the first `sent`.
+pub(super) fn assert_none_again(proxy: &Proxy, sent: usize, safe: &[u64], what: &str) {
+    let again: Vec<u64> = proxy.seen()[sent..].iter().filter_map(part_of).collect();
+    for part in safe {
+        assert!(!again.contains(part), "{what}: part {part} was safe: {again:?}");
+    }
+}
+
 pub(super) fn wait(milliseconds: u64) {
     std::thread::park_timeout(Duration::from_millis(milliseconds));
 }
@@ -132,10 +140,7 @@ fn killed_uploads_end_in_the_object_of_an_undisturbed_run_and_send_nothing_safe_
             if rng.below(2) == 0 {
                 let report = run_in(&through, &home, &args).expect(0).json();
                 resumed += u64::from(report["resumed_from"].is_u64());
-                let again: Vec<u64> = proxy.seen()[sent..].iter().filter_map(part_of).collect();
-                for part in &safe {
-                    assert!(!again.contains(part), "{} {round}: part {part} was safe: {again:?}", kind.name);
-                }
+                assert_none_again(&proxy, sent, &safe, &format!("{} {round}", kind.name));
                 kept += safe.len();
                 break;
             }

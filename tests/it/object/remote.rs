@@ -9,7 +9,7 @@ use std::{
 use vmferry_formats::testkit::Rng;
 
 use super::{
-    kill::{part_of, safe_parts, wait},
+    kill::{assert_none_again, part_of, safe_parts, wait},
     proxy::{Fault, Proxy},
     servers::{Bucket, KEY_ID, SECRET, Server},
     write::{left_in, run_in},
@@ -129,10 +129,7 @@ fn a_killed_run_is_taken_up_by_a_machine_that_has_nothing_of_it() {
         if bucket.head(&name).is_null() {
             let report = run_in(&through, &home, &args).expect(0).json();
             resumed += u64::from(report["resumed_from"].is_u64());
-            let again: Vec<u64> = proxy.seen()[sent..].iter().filter_map(part_of).collect();
-            for part in &safe {
-                assert!(!again.contains(part), "{} {round}: part {part} was safe: {again:?}", kind.name);
-            }
+            assert_none_again(&proxy, sent, &safe, &format!("{} {round}", kind.name));
             kept += safe.len();
         } else if !segments(bucket).is_empty() {
             // Killed behind the last request.
